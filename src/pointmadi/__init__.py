@@ -1,0 +1,1 @@
+"""Self-supervised pre-training for 3D point clouds."""

@@ -1,0 +1,1 @@
+"""Shapes in, batches of tensors out."""

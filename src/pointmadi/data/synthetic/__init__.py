@@ -1,0 +1,1 @@
+"""Shapes that need no download."""

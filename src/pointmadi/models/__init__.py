@@ -1,0 +1,1 @@
+"""What objectives and tasks share: encoder, masking, diffusion."""

@@ -1,0 +1,1 @@
+"""Pre-training objectives: a batch in, a dict of losses out."""
