@@ -1,0 +1,50 @@
+"""The decoder that rebuilds hidden patches, and the distance that judges it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pointmadi.models.encoder import init_weights
+from pointmadi.nn.transformer import Transformer
+from pointmadi.ops.chamfer import chamfer
+
+PatchLoss = Literal["l2", "l1", "mse"]
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """What the decoder is.
+
+    Attributes:
+        depth: number of transformer blocks.
+        heads: attention heads.
+        drop_path: rate of stochastic depth at the last block.
+    """
+
+    depth: int = 4
+    heads: int = 6
+    drop_path: float = 0.1
+
+
+class PatchDecoder(nn.Module):
+    """A transformer over all patches and a linear layer that turns the hidden ones into points."""
+
+    def __init__(self, dim: int, patch_size: int, config: DecoderConfig) -> None:
+        super().__init__()
+        self.transformer = Transformer(dim, config.depth, config.heads, config.drop_path)
+        self.rebuild = nn.Linear(dim, 3 * patch_size)
+        self.apply(init_weights)
+
+    def forward(self, tokens: Tensor, positions: Tensor, visible: int) -> Tensor:
+        """Rebuild the tokens from `visible` on: (B, G, C), (B, G, C) -> (B, G − visible, K, 3)."""
+        latent = self.transformer(tokens, positions, first_output=visible).latent
+        return self.rebuild(latent).unflatten(-1, (-1, 3))
+
+
+def patch_loss(rebuilt: Tensor, clean: Tensor, kind: PatchLoss) -> Tensor:
+    """Compare patches (B, M, K, 3) with the truth: Chamfer distance, or mean squared error point by point."""
+    if kind == "mse":
+        return F.mse_loss(rebuilt.float(), clean.float())
+    return chamfer(rebuilt.flatten(0, 1), clean.flatten(0, 1), kind)
