@@ -103,7 +103,7 @@ class Clouds:
         """Return the shapes at `index`: whole numbers, booleans, or a slice."""
         rows = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index]
         there = rows.to(self.points.device)
-        chosen = {
+        chosen: dict[str, Any] = {
             name: value.index_select(0, there)
             for name in ("points", "scale", "center", "label", "split", "part", "features")
             if (value := getattr(self, name)) is not None
@@ -153,7 +153,7 @@ class Clouds:
             if isinstance(value, Tensor):
                 array = value.detach().cpu().contiguous().numpy()
                 digest.update(f"{f.name} {array.dtype} {array.shape}".encode())
-                digest.update(memoryview(array).cast("B") if array.size else b"")
+                digest.update(array.reshape(-1).view(np.uint8).data)
             else:
                 digest.update(f"{f.name} {value!r}".encode())
         return digest.hexdigest()
