@@ -1,0 +1,209 @@
+"""One training loop for every objective and task.
+
+The trainer knows three things: `batches(epoch, step, draws)` gives a batch, `model(batch, draws)` gives a dict of
+losses with "total", and every random number is a function of (seed, epoch, step). So it has nothing to remember but
+weights, optimiser and the number of steps done, and a resumed run equals the uninterrupted one bit for bit.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pointmadi.ops.random import Draws, seed_of
+from pointmadi.training import checkpoint, distributed
+from pointmadi.training.logging import Meter, Row, RunLog
+from pointmadi.training.optim import OptimConfig, adamw, learning_rate
+
+
+class NonFiniteLoss(ValueError):
+    """A loss or a weight is no longer a number; training has stopped."""
+
+
+class Source(Protocol):
+    """What gives the batches: a function of (epoch, step), with a number of steps an epoch."""
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, epoch: int, step: int, draws: Draws) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class TrainerConfig(OptimConfig):
+    """How long, how precisely and where to train; with the fields of the optimiser.
+
+    Attributes:
+        epochs: passes over the batches.
+        max_steps: stop after this many optimiser steps; 0 means no limit. The schedule stays that of all `epochs`.
+        accumulate: batches whose gradients make one optimiser step.
+        clip_grad: largest norm of the gradient; 0 means no clipping.
+        precision: "fp32", or autocast to "bf16" or "fp16" (with loss scaling).
+        compile: compile the model with torch.compile.
+        device: "auto", "cpu", "cuda" or "mps".
+        seed: of every random number of the run.
+        checkpoint_every: epochs between checkpoints; the end of the run is always one.
+        keep: number of latest checkpoints to keep.
+        milestones: epochs whose checkpoints are written and kept.
+        log_every: optimiser steps between rows of metrics.jsonl.
+        track: show the metrics in "tensorboard" or "wandb" as well.
+    """
+
+    epochs: int = 300
+    max_steps: int = 0
+    accumulate: int = 1
+    clip_grad: float = 0.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    device: str = "auto"
+    seed: int = 0
+    checkpoint_every: int = 1
+    keep: int = 2
+    milestones: tuple[int, ...] = ()
+    log_every: int = 50
+    track: tuple[str, ...] = ()
+
+
+class Trainer:
+    """Train `model` on `batches` and keep everything in `run_dir`.
+
+    Args:
+        model: maps (batch, draws) to a dict of scalar losses; "total" is what is minimised.
+        batches: gives the batch of this process; `accumulate` consecutive ones make an optimiser step.
+        config: how to train.
+        run_dir: folder of the run; under several processes one that all of them see.
+        after_epoch: called by every process with the number of epochs done; what it returns joins the epoch's row.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Source,
+        config: TrainerConfig,
+        run_dir: str | Path,
+        after_epoch: Callable[[int], dict[str, float]] | None = None,
+    ) -> None:
+        self.config, self.batches, self.run_dir, self.after_epoch = config, batches, Path(run_dir), after_epoch
+        self.process = distributed.join(config.device)
+        self.epoch_steps = len(batches) // config.accumulate
+        if self.epoch_steps == 0:
+            raise ValueError(f"an epoch has {len(batches)} batches; lower accumulate, now {config.accumulate}")
+        self.steps = min(config.epochs * self.epoch_steps, config.max_steps or config.epochs * self.epoch_steps)
+        self.model = model.to(self.process.device)
+        self.optimizer = adamw(self.model, config)
+        device_type = self.process.device.type
+        self.scaler = torch.amp.GradScaler(device_type, enabled=config.precision == "fp16")
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+        self.autocast = torch.autocast(device_type, dtype, enabled=config.precision != "fp32")
+        if config.compile:
+            self.model.compile()
+        self.parallel = distributed.spread(self.model, self.process)
+        self.step = 0
+
+    def fit(self, resume: bool = False) -> Row:
+        """Train to the end, or from the newest checkpoint on; return the row of the last epoch, {} if none was left."""
+        checkpoint.claim(self.run_dir, resume)
+        if resume:
+            self._restore()
+        distributed.wait()  # nobody writes before everybody has looked
+        row: Row = {}
+        with RunLog(self.run_dir, self.steps, self.step, self.config.track, self.process.main) as log:
+            while self.step < self.steps:
+                row = self._epoch(log)
+                log.write(row)
+                self._save()
+        return row
+
+    def _epoch(self, log: RunLog) -> Row:
+        """Train to the end of the epoch, or of the run, and return the row of the epoch."""
+        epoch = self.step // self.epoch_steps
+        end = min((epoch + 1) * self.epoch_steps, self.steps)
+        meter = Meter()
+        self.parallel.train()
+        while self.step < end:
+            meter.add(*self._update(epoch, self.step % self.epoch_steps))
+            self.step += 1
+            log.advance(self.step)
+            if self.step == end or self.step % self.config.log_every == 0:
+                self._check(meter)
+                log.write(self._row("step", meter.flush()))
+        row = self._row("epoch", meter.whole())
+        return row | (self.after_epoch(epoch + 1) if self.after_epoch else {})
+
+    def _update(self, epoch: int, step: int) -> tuple[dict[str, Tensor], int]:
+        """Make one optimiser step; return its losses, still on the device, and the number of samples."""
+        config, process = self.config, self.process
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(self.step)
+        self.optimizer.zero_grad()
+        parts: list[dict[str, Tensor]] = []
+        for micro in range(config.accumulate):
+            draws = Draws(config.seed, epoch, step, micro, **vars(process))  # rank, world, device
+            torch.manual_seed(seed_of(config.seed, epoch, step, micro, process.rank + 1))  # dropout, stochastic depth
+            batch = self.batches(epoch, step * config.accumulate + micro, draws)
+            whole = micro == config.accumulate - 1 or process.world == 1
+            with nullcontext() if whole else self.parallel.no_sync():  # type: ignore[operator]
+                with self.autocast:
+                    losses = self.parallel(batch, draws)
+                self.scaler.scale(losses["total"] / config.accumulate).backward()
+            parts.append({name: loss.detach().float() for name, loss in losses.items()})
+        if config.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        samples = len(next(iter(batch.values()))) * config.accumulate * process.world
+        return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}, samples
+
+    def _check(self, meter: Meter) -> None:
+        """Stop if a loss since the last check was not finite, in any process."""
+        fault = meter.fault()
+        if fault:
+            self._stop(f"loss {fault[0]!r} became {fault[1]} at step {self.step - fault[2]}")
+
+    def _stop(self, what: str) -> None:
+        last = checkpoint.newest(self.run_dir)
+        where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+        raise NonFiniteLoss(f"{what} of {self.steps}; {where}; lower lr, set clip_grad, or use precision fp32 or bf16")
+
+    def _row(self, kind: str, numbers: dict[str, float]) -> Row:
+        """Describe the last steps: epochs and steps done, the rate they were trained at, and `numbers`."""
+        epoch = self.step / self.epoch_steps
+        return {"kind": kind, "epoch": epoch, "step": self.step, "lr": self._rate(self.step - 1), **numbers}
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(self.config, self.config.epochs, step, self.epoch_steps)
+
+    def _save(self) -> None:
+        """Write a checkpoint if one is due; never one with weights that are not finite."""
+        config, main = self.config, self.process.main
+        milestones = {epoch * self.epoch_steps for epoch in config.milestones}
+        regular = self.step % (config.checkpoint_every * self.epoch_steps) == 0
+        if not (regular or self.step == self.steps or self.step in milestones):
+            return
+        if not all(bool(weight.isfinite().all()) for weight in self.model.state_dict().values()):
+            self._stop(f"the weights became infinite or NaN by step {self.step}")
+        if main:
+            state: Row = {"step": self.step, "epoch_steps": self.epoch_steps, "seed": config.seed}
+            state |= {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+            checkpoint.save(self.run_dir, self.step, self.model.state_dict(), state)
+            checkpoint.prune(self.run_dir, config.keep, milestones)
+
+    def _restore(self) -> None:
+        """Go back to the newest checkpoint, or stay at the start if the run had none yet."""
+        newest = checkpoint.newest(self.run_dir)
+        if newest is None:
+            return
+        weights, state = checkpoint.load(newest)
+        for name, ours in (("epoch_steps", self.epoch_steps), ("seed", self.config.seed)):
+            if state[name] != ours:
+                raise ValueError(
+                    f"{newest} was made with {name} {state[name]}; this run has {ours} and cannot resume it"
+                )
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
