@@ -103,12 +103,11 @@ class Clouds:
         """Return the shapes at `index`: whole numbers, booleans, or a slice."""
         rows = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index]
         there = rows.to(self.points.device)
-        chosen: dict[str, Any] = {
-            name: value.index_select(0, there)
-            for name in ("points", "scale", "center", "label", "split", "part", "features")
-            if (value := getattr(self, name)) is not None
-        }
-        return replace(self, names=tuple(self.names[row] for row in rows.tolist()), **chosen)
+        chosen: dict[str, Any] = {"names": tuple(self.names[row] for row in rows.tolist())}
+        for name in ("points", "scale", "center", "label", "split", "part", "features"):
+            value = getattr(self, name)
+            chosen[name] = None if value is None else value.index_select(0, there)
+        return replace(self, **chosen)
 
     def train(self) -> "Clouds":
         """Return the shapes for training: all of them where the set has no split."""
@@ -142,7 +141,11 @@ class Clouds:
 
     def to(self, device: torch.device | str) -> "Clouds":
         """Return the set with its tensors on `device`."""
-        moved = {f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        moved: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                moved[f.name] = value.to(device)
         return replace(self, **moved)
 
     def fingerprint(self) -> str:

@@ -63,8 +63,8 @@ def read_cloud(path: str | Path, num_points: int, features: Sequence[str] = ()) 
 
     Args:
         path: a file of one of `SUFFIXES`.
-        num_points: N. Meshes are sampled by area; larger clouds are thinned by farthest points (of a random `POOL` where
-            they are larger than that), smaller ones repeat their points. All by the content of the file alone.
+        num_points: N. Meshes are sampled by area; larger clouds are thinned by farthest points (of a random
+            `POOL` where they are larger than that), smaller ones repeat theirs. All by the content of the file alone.
         features: what to keep beside coordinates: normals, rgb, intensity, or names of the file's own channels.
 
     Raises:
@@ -108,10 +108,10 @@ def _parse(path: Path, parse: Callable[[], Any]) -> Any:
     """Call a parser of another library, and say in one line that the file is damaged if it fails."""
     try:
         return parse()
-    except Exception as error:  # noqa: BLE001, damaged files make parsers fail in every possible way
+    except Exception as error:  # damaged files make parsers fail in every possible way
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         detail = "" if isinstance(error, ImportError) else f" ({reason[:200]})"  # a guesser of encodings, not there
-        raise ValueError(f"damaged, or not a {path.suffix.lower()[1:]} file{detail}") from None
+        raise ValueError(f"damaged, or not what its name says{detail}") from None
 
 
 def _check(raw: Raw) -> None:
@@ -275,10 +275,10 @@ def _read_geometry(path: Path) -> Raw:
     options: dict[str, Any] = {"skip_materials": True} if kind == "obj" else {}
     stream = io.BytesIO(content)
     loaded: Any = _parse(path, lambda: trimesh.load(stream, file_type=kind, process=False, **options))
-    pieces = loaded.dump() if isinstance(loaded, trimesh.Scene) else [loaded]
+    pieces: Any = loaded.dump() if isinstance(loaded, trimesh.Scene) else [loaded]
     meshes = [piece for piece in pieces if isinstance(piece, trimesh.Trimesh) and len(piece.faces)]
     if meshes:
-        mesh = meshes[0] if len(meshes) == 1 else trimesh.util.concatenate(meshes)
+        mesh: Any = meshes[0] if len(meshes) == 1 else trimesh.util.concatenate(meshes)
         features, names = _vertex_channels(mesh)
         return Raw(np.asarray(mesh.vertices, np.float64), features, names, np.asarray(mesh.faces, np.int64))
     clouds = [piece for piece in pieces if len(getattr(piece, "vertices", ()))]
