@@ -23,7 +23,8 @@ class Batches:
         batch_size: shapes per step in this process.
         num_points: points per shape, a random choice of the points of the set, the same for the shapes of one step.
         seed: of the order of the shapes.
-        rank, world: this process, and how many there are.
+        rank: this process, 0 … world−1.
+        world: number of processes that share the batch.
         device: where the sets are kept and the batches are made.
         transform: a function of (points, draws) that returns the points to use; it does not see features or parts.
         augment: random changes of the shapes, done before `transform`; normals and parts follow their points.
@@ -113,7 +114,7 @@ class Batches:
 
     def _cut(self, clouds: Clouds, rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
         def pick(values: Tensor) -> Tensor:
-            return values.index_select(0, rows).index_select(1, columns)
+            return values.index_select(0, rows)[:, columns]
 
         batch = {"points": pick(clouds.points).float() / LEVELS}
         if clouds.features is not None:
@@ -128,7 +129,8 @@ class Batches:
 def normalized(points: Tensor) -> Tensor:
     """Centre every shape at its mean and divide it by its largest radius: (B, N, 3) -> (B, N, 3)."""
     points = points - points.mean(dim=1, keepdim=True)
-    return points / points.norm(dim=2).amax(dim=1).clamp_min(TINY)[:, None, None]
+    radius = points.square().sum(dim=2).amax(dim=1).sqrt()
+    return points / radius.clamp_min(TINY)[:, None, None]
 
 
 def _same(sets: Sequence[Clouds], value: str, names: str) -> bool:

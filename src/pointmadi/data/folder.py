@@ -48,6 +48,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("POINTMADI_CACHE") or Path.home() / ".cache" / "pointmadi")
 
 
+def keep(path: Path, clouds: Clouds) -> None:
+    """Write a set to the cache; where that is impossible, say so and go on."""
+    try:
+        clouds.write(path)
+    except OSError as error:
+        warnings.warn(f"the cache cannot be written ({error}); set POINTMADI_CACHE to another folder", stacklevel=3)
+
+
 @contextmanager
 def progress_bar(description: str) -> Iterator[Progress]:
     """Show a bar on the terminal inside a `with` block, which receives the callback that moves it."""
@@ -123,7 +131,7 @@ def scan_folder(
         present = [stamp for stamp in stamps if stamp in rows or stamp in fresh]
         clouds = _join(present, known, rows, fresh, channels(features)) if present else None
         if cache and clouds is not None and (fresh or len(present) < len(rows)):
-            _save(kept, clouds)
+            keep(kept, clouds)
 
     unreadable = tuple((name, bad[name]) for name in stamps.values() if name in bad)
     if unreadable and not skip_bad:
@@ -188,13 +196,6 @@ def _load(kept: Path, num_points: int) -> Clouds | None:
     except (OSError, ValueError):  # there is none, or it was damaged: it is made again
         return None
     return clouds if clouds.num_points == num_points else None
-
-
-def _save(kept: Path, clouds: Clouds) -> None:
-    try:
-        clouds.write(kept)
-    except OSError as error:
-        warnings.warn(f"the cache cannot be written ({error}); set POINTMADI_CACHE to a folder that can", stacklevel=3)
 
 
 def _join(

@@ -1,0 +1,186 @@
+"""From the word a user gives to cloud sets, and from those to batches."""
+
+import difflib
+import hashlib
+import re
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from pointmadi.data import synthetic
+from pointmadi.data.augment import AugmentConfig
+from pointmadi.data.batches import Batches
+from pointmadi.data.clouds import Clouds
+from pointmadi.data.folder import Labels, Progress, cache_folder, keep, scan_folder
+from pointmadi.data.formats import SUFFIXES, channels, read_cloud
+from pointmadi.data.synthetic.procedural import ProceduralBatches, corpus
+
+KINDS = "procedural, procedural:COUNT, objects, objects:COUNT, a packed .npz, a mesh or cloud, or a folder of them"
+OBJECTS = 600  # shapes of `objects` without a count
+
+Split = Literal["train", "test", "all"]
+
+
+@dataclass(frozen=True)
+class Endless:
+    """Stand for the procedural corpus without end: every step makes new shapes.
+
+    Args:
+        seed: of the shapes.
+    """
+
+    seed: int = 0
+
+
+def open_source(
+    spec: str | Path,
+    num_points: int,
+    seed: int = 0,
+    split: Split = "train",
+    *,
+    features: Sequence[str] = (),
+    labels: Labels = "none",
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+    cache: bool = True,
+) -> Clouds | Endless:
+    """Open a source of shapes.
+
+    Args:
+        spec: `procedural` (endless), `procedural:20000` (that many, made once), `objects` or `objects:600` (labelled
+            everyday objects), a packed .npz, a single mesh or cloud, or a folder of them.
+        num_points: points per shape where shapes are made or read from files; a packed set keeps its own.
+        seed: of synthetic shapes.
+        split: which part of a set that has a split; a set without one is all training shapes.
+        features: what to keep beside coordinates: normals, rgb, intensity, or channels of a packed set.
+        labels: folders: the sub-folders of a folder are its classes.
+        skip_bad: leave unreadable files of a folder out, with a warning, instead of stopping.
+        progress: called with (files done, files to do) while a folder is read.
+        cache: keep what was read or made in `cache_folder()`.
+
+    Raises:
+        ValueError, OSError: the source is unknown, cannot be read, or lacks what was asked for.
+    """
+    spec = str(spec)
+    if made := re.fullmatch(r"(procedural|objects)(?::(\d+))?", spec):
+        kind, count = made[1], int(made[2]) if made[2] else None
+        if count == 0:
+            raise ValueError(f"{spec}: give a number of shapes of at least 1")
+        if kind == "procedural" and count is None:
+            if features or split == "test":
+                raise ValueError("procedural shapes have neither features nor a test split")
+            return Endless(seed)
+        clouds = _made(kind, count or OBJECTS, num_points, seed, cache)
+    else:
+        clouds = _read(spec, num_points, features, labels, skip_bad, progress, cache)
+    try:
+        clouds = clouds.with_features(channels(features))
+        return clouds if split == "all" else clouds.train() if split == "train" else clouds.test()
+    except ValueError as error:
+        raise ValueError(f"{spec}: {error}") from None
+
+
+def batches_from(
+    sources: Sequence[Clouds | Endless],
+    batch_size: int,
+    num_points: int,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | str = "cpu",
+    *,
+    augment: AugmentConfig | None = None,
+    epoch_size: int = 52_470,
+) -> Batches | ProceduralBatches:
+    """Make the object that the trainer calls for a batch.
+
+    Args:
+        sources: what `open_source` returned: any number of cloud sets, or the endless corpus alone.
+        batch_size: shapes per step in this process.
+        num_points: points per shape.
+        seed: of the order of the shapes.
+        rank: this process, 0 … world−1.
+        world: number of processes that share the batch.
+        device: where batches are made.
+        augment: random changes of the shapes.
+        epoch_size: shapes that count as one epoch of the endless corpus; an epoch of stored sets is all their shapes.
+    """
+    stored = [source for source in sources if isinstance(source, Clouds)]
+    endless = [source for source in sources if isinstance(source, Endless)]
+    if not endless:
+        return Batches(stored, batch_size, num_points, seed, rank, world, device, augment=augment)
+    if len(sources) > 1:
+        raise ValueError(
+            "procedural has no end, so it cannot be mixed with other sources;"
+            " give the number of shapes it should contribute, such as procedural:20000"
+        )
+    shapes = endless[0].seed
+    return ProceduralBatches(
+        batch_size, num_points, shapes, rank, world, device, epoch_size=epoch_size, augment=augment
+    )
+
+
+def _made(kind: str, count: int, num_points: int, seed: int, cache: bool) -> Clouds:
+    """Make synthetic shapes, or find them where they were kept."""
+    from pointmadi.data.synthetic.objects import objects
+
+    make = corpus if kind == "procedural" else objects
+    code = hashlib.blake2b(digest_size=6)  # another generator makes other shapes
+    for file in sorted(Path(synthetic.__file__).parent.glob("*.py")):
+        code.update(file.read_bytes())
+    kept = cache_folder() / "synthetic" / f"{kind}-{count}x{num_points}-seed{seed}-{code.hexdigest()}.npz"
+    if cache:
+        try:
+            return Clouds.read(kept)
+        except (OSError, ValueError):  # there is none, or it was damaged: it is made again
+            pass
+    clouds = make(count, num_points, seed)
+    if cache:
+        keep(kept, clouds)
+    return clouds
+
+
+def _read(
+    spec: str,
+    num_points: int,
+    features: Sequence[str],
+    labels: Labels,
+    skip_bad: bool,
+    progress: Progress | None,
+    cache: bool,
+) -> Clouds:
+    """Read a packed set, a folder, or a single shape."""
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        scan = scan_folder(path, num_points, labels, features, skip_bad, progress, cache)
+        if scan.unreadable:
+            count = len(scan.unreadable)
+            warnings.warn(f"{count} files of {spec} are left out; {scan.listing} lists them", stacklevel=3)
+        return scan.clouds
+    if not path.exists():
+        raise FileNotFoundError(f"no file, folder or source '{spec}'{_suggestion(path)}; sources are: {KINDS}")
+    if path.suffix.lower() == ".npz" and is_packed(path):
+        return Clouds.read(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{spec}: files of this kind are not read; sources are: {KINDS} ({' '.join(SUFFIXES)})")
+    return read_cloud(path, num_points, features)
+
+
+def is_packed(path: str | Path) -> bool:
+    """Say whether an .npz is a packed cloud set, as opposed to a single shape."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"points.npy", "scale.npy", "center.npy"} <= set(archive.namelist())
+    except zipfile.BadZipFile:
+        return False
+
+
+def _suggestion(path: Path) -> str:
+    beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, [*beside, "procedural", "objects"], n=1)
+    return f" (did you mean {path.parent / close[0] if close[0] in beside else close[0]}?)" if close else ""
