@@ -19,6 +19,17 @@ from torch import Tensor, nn
 _UNFINISHED = ".unfinished-"
 
 
+class NonFinite(ValueError):
+    """A loss or a weight is no longer a number; training cannot go on."""
+
+
+def stop(run_dir: str | Path, fault: str) -> NonFinite:
+    """Return the error that ends a run: what happened, where the last good checkpoint is, what to do."""
+    last = newest(run_dir)
+    where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+    return NonFinite(f"{fault}; {where}; lower lr, set clip_grad, or use precision fp32 or bf16")
+
+
 def claim(run_dir: str | Path, resume: bool = False) -> None:
     """Refuse to start over a run that exists, or to resume one that does not.
 
@@ -32,10 +43,26 @@ def claim(run_dir: str | Path, resume: bool = False) -> None:
         raise FileNotFoundError(f"there is no run in {run_dir} to resume; check the name, or start it without --resume")
 
 
-def save(run_dir: str | Path, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Write the checkpoint of `step` (optimiser steps done) atomically and return its folder."""
+def save(
+    run_dir: str | Path, step: int, model: nn.Module, state: Mapping[str, Any], identity: Mapping[str, Any]
+) -> Path:
+    """Write the checkpoint of `step` (optimiser steps done) atomically and return its folder.
+
+    Args:
+        run_dir: folder of the run.
+        step: optimiser steps done.
+        model: what is trained.
+        state: what else is needed to go on: numbers, tensors, dicts and lists of them.
+        identity: what has to be the same in a run that goes on from here.
+
+    Raises:
+        NonFinite: some weight is infinite or NaN; nothing is written.
+    """
     from safetensors.torch import save as to_bytes
 
+    weights = model.state_dict()
+    if not torch.stack([weight.isfinite().all() for weight in weights.values()]).all():
+        raise stop(run_dir, f"the weights became infinite or NaN by step {step}")
     home = Path(run_dir) / "checkpoints"
     final, draft = home / _name(step), home / (_UNFINISHED + _name(step))
     home.mkdir(parents=True, exist_ok=True)
@@ -43,7 +70,7 @@ def save(run_dir: str | Path, step: int, weights: Mapping[str, Tensor], state: M
     draft.mkdir()
     _write(draft / "model.safetensors", to_bytes(_portable(weights)))
     buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
+    torch.save({"state": dict(state), "identity": dict(identity)}, buffer)
     _write(draft / "state.pt", buffer.getbuffer())
     _flush_folder(draft)
     os.replace(draft, final)
@@ -51,13 +78,26 @@ def save(run_dir: str | Path, step: int, weights: Mapping[str, Tensor], state: M
     return final
 
 
-def load(checkpoint: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a checkpoint folder: the weights and the rest, all on the CPU."""
+def load(checkpoint: Path, model: nn.Module, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a checkpoint folder: put its weights into `model` and return its state.
+
+    Raises:
+        ValueError: it is of another model, or of a run with another identity.
+    """
     from safetensors.torch import load_file
 
-    checkpoint = Path(checkpoint)
-    state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
-    return load_file(checkpoint / "model.safetensors"), state
+    saved = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+    for name, ours in identity.items():
+        theirs = saved["identity"].get(name)
+        if theirs != ours:
+            raise ValueError(f"{checkpoint} was made with {name} {theirs}, not {ours}; resume with the same settings")
+    try:
+        model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise ValueError(f"{checkpoint} holds another model: {first[0].strip()}") from None
+    state: dict[str, Any] = saved["state"]
+    return state
 
 
 def complete(run_dir: str | Path) -> list[Path]:
@@ -112,7 +152,7 @@ def read_encoder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get("pointmadi")
-            weights = {name: file.get_tensor(name) for name in file.keys()}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file ({error})") from None
     if metadata is None:

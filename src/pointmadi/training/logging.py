@@ -36,7 +36,7 @@ class Meter:
         self.pending: list[dict[str, Tensor]] = []
         self.samples, self.all_samples = 0, 0
         self.sums: dict[str, float] = {}
-        self.steps = 0
+        self.steps, self.fault = 0, ""
         self.began = self.since = time.perf_counter()
 
     def add(self, losses: dict[str, Tensor], samples: int) -> None:
@@ -44,19 +44,19 @@ class Meter:
         self.pending.append(losses)
         self.samples += samples
 
-    def fault(self) -> tuple[str, float, int] | None:
-        """Return the first loss since the last flush that is not finite, its value, and how many steps ago it was."""
-        table = self._table()
-        bad = (~table.isfinite()).nonzero()
-        if len(bad) == 0:
-            return None
-        row, column = bad[0].tolist()
-        return list(self.pending[0])[column], float(table[row, column]), len(table) - row
+    def flush(self, step: int) -> dict[str, float]:
+        """Return the means over all processes and the speed since the last flush, `step` being the last step done.
 
-    def flush(self) -> dict[str, float]:
-        """Return the means and the speed since the last flush."""
-        table, now = self._table(), time.perf_counter()
-        means = dict(zip(self.pending[0], table.double().mean(0).tolist(), strict=True))
+        If a loss was not finite, `fault` says which, and at which step.
+        """
+        names = list(self.pending[0])
+        table = average(torch.stack([torch.stack(list(losses.values())) for losses in self.pending])).cpu()
+        now = time.perf_counter()
+        for row, column in (~table.isfinite()).nonzero()[:1].tolist():
+            self.fault = (
+                f"loss {names[column]!r} became {float(table[row, column])} at step {step - len(table) + 1 + row}"
+            )
+        means = dict(zip(names, table.double().mean(0).tolist()))
         for name, value in means.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * len(table)
         self.steps += len(table)
@@ -70,10 +70,6 @@ class Meter:
         seconds = self.since - self.began
         means = {name: value / self.steps for name, value in self.sums.items()}
         return {**means, "samples_per_second": self.all_samples / seconds, "seconds": seconds}
-
-    def _table(self) -> Tensor:
-        """Return the losses since the last flush: (steps, losses), averaged over the processes, on the CPU."""
-        return average(torch.stack([torch.stack(list(losses.values())) for losses in self.pending])).cpu()
 
 
 class RunLog:
@@ -101,7 +97,7 @@ class RunLog:
         self.trackers: list[Tracker] = [_tracker(name, run_dir, start) for name in track]
         path = run_dir / "metrics.jsonl"
         _keep_until(path, start)
-        self.file = open(path, "a", encoding="utf-8")
+        self.file = path.open("a", encoding="utf-8")
         self.screen = _Bar(steps, start) if sys.stderr.isatty() else _Lines()
 
     def advance(self, step: int) -> None:
@@ -186,9 +182,14 @@ def _versions(*packages: str) -> dict[str, str]:
 
 def _git_revision(folder: Path) -> str | None:
     """Return the revision of the source tree, "-dirty" if it was changed; None outside a repository."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(folder), *args]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", ".")  # an installed copy may lie inside somebody else's repository
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -233,7 +234,7 @@ class _TensorBoard:
 class _Wandb:
     def __init__(self, run_dir: Path, start: int) -> None:
         try:
-            import wandb  # type: ignore[import-not-found]
+            import wandb
         except ImportError:
             raise ValueError("track: wandb needs a package; run: pip install wandb") from None
         named = run_dir / "wandb-id"
@@ -279,20 +280,18 @@ class _Bar:
     def __init__(self, steps: int, start: int) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        text = "epoch {task.fields[epoch]:g}  loss {task.fields[total]:.4f}  lr {task.fields[lr]:.1e}"
-        speed = "{task.fields[samples_per_second]:.0f} samples/s"
-        columns = (TextColumn(text), BarColumn(), TextColumn(speed), TimeElapsedColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns)
+        text = TextColumn("{task.description}")
+        self.bar = Progress(text, BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self.bar.start()
-        fields: dict[str, Any] = {"epoch": 0, "total": float("nan"), "lr": 0.0, "samples_per_second": 0.0}
-        self.task = self.bar.add_task("", total=steps, completed=start, **fields)
-        self.shown = fields.keys()
+        self.task = self.bar.add_task("starting", total=steps, completed=start)
 
     def advance(self, step: int) -> None:
         self.bar.update(self.task, completed=step)
 
     def write(self, row: Row) -> None:
-        self.bar.update(self.task, **{name: row[name] for name in self.shown})
+        speed = f"{row['samples_per_second']:.0f} samples/s"
+        text = f"epoch {row['epoch']:.2f}  loss {row['total']:.4f}  lr {row['lr']:.1e}  {speed}"
+        self.bar.update(self.task, description=text)
 
     def close(self) -> None:
         self.bar.stop()

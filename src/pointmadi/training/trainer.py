@@ -19,17 +19,16 @@ from pointmadi.training import checkpoint, distributed
 from pointmadi.training.logging import Meter, Row, RunLog
 from pointmadi.training.optim import OptimConfig, adamw, learning_rate
 
-
-class NonFiniteLoss(ValueError):
-    """A loss or a weight is no longer a number; training has stopped."""
+# What may change when a run is resumed; anything else would make it another run.
+FREE = {"epochs", "max_steps", "compile", "device", "checkpoint_every", "keep", "milestones", "log_every", "track"}
 
 
 class Source(Protocol):
-    """What gives the batches: a function of (epoch, step), with a number of steps an epoch."""
+    """A function (epoch, step, draws) -> batch, whose length is the number of steps an epoch."""
 
     def __len__(self) -> int: ...
 
-    def __call__(self, epoch: int, step: int, draws: Draws) -> dict[str, Tensor]: ...
+    def __call__(self, epoch: int, step: int, draws: Draws, /) -> dict[str, Tensor]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class TrainerConfig(OptimConfig):
         device: "auto", "cpu", "cuda" or "mps".
         seed: of every random number of the run.
         checkpoint_every: epochs between checkpoints; the end of the run is always one.
-        keep: number of latest checkpoints to keep.
+        keep: number of latest checkpoints to keep; 0 keeps all.
         milestones: epochs whose checkpoints are written and kept.
         log_every: optimiser steps between rows of metrics.jsonl.
         track: show the metrics in "tensorboard" or "wandb" as well.
@@ -65,6 +64,12 @@ class TrainerConfig(OptimConfig):
     milestones: tuple[int, ...] = ()
     log_every: int = 50
     track: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse counts that make no sense."""
+        for name in ("epochs", "accumulate", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 class Trainer:
@@ -91,17 +96,18 @@ class Trainer:
         self.epoch_steps = len(batches) // config.accumulate
         if self.epoch_steps == 0:
             raise ValueError(f"an epoch has {len(batches)} batches; lower accumulate, now {config.accumulate}")
-        self.steps = min(config.epochs * self.epoch_steps, config.max_steps or config.epochs * self.epoch_steps)
+        self.step, whole = 0, config.epochs * self.epoch_steps
+        self.steps = min(whole, config.max_steps or whole)
+        self._rate(0)  # complains now if the schedule is impossible
         self.model = model.to(self.process.device)
         self.optimizer = adamw(self.model, config)
-        device_type = self.process.device.type
-        self.scaler = torch.amp.GradScaler(device_type, enabled=config.precision == "fp16")
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
-        self.autocast = torch.autocast(device_type, dtype, enabled=config.precision != "fp32")
+        kind, precision = self.process.device.type, config.precision
+        self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
+        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+        self.autocast = torch.autocast(kind, dtype, enabled=precision != "fp32")
         if config.compile:
             self.model.compile()
         self.parallel = distributed.spread(self.model, self.process)
-        self.step = 0
 
     def fit(self, resume: bool = False) -> Row:
         """Train to the end, or from the newest checkpoint on; return the row of the last epoch, {} if none was left."""
@@ -128,23 +134,25 @@ class Trainer:
             self.step += 1
             log.advance(self.step)
             if self.step == end or self.step % self.config.log_every == 0:
-                self._check(meter)
-                log.write(self._row("step", meter.flush()))
+                means = meter.flush(self.step)
+                if meter.fault:
+                    raise checkpoint.stop(self.run_dir, meter.fault)
+                log.write(self._row("step", means))
         row = self._row("epoch", meter.whole())
         return row | (self.after_epoch(epoch + 1) if self.after_epoch else {})
 
     def _update(self, epoch: int, step: int) -> tuple[dict[str, Tensor], int]:
         """Make one optimiser step; return its losses, still on the device, and the number of samples."""
-        config, process = self.config, self.process
+        config, rank, world = self.config, self.process.rank, self.process.world
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.step)
         self.optimizer.zero_grad()
         parts: list[dict[str, Tensor]] = []
         for micro in range(config.accumulate):
-            draws = Draws(config.seed, epoch, step, micro, **vars(process))  # rank, world, device
-            torch.manual_seed(seed_of(config.seed, epoch, step, micro, process.rank + 1))  # dropout, stochastic depth
+            draws = Draws(config.seed, epoch, step, micro, rank=rank, world=world, device=self.process.device)
+            torch.manual_seed(seed_of(config.seed, epoch, step, micro, rank + 1))  # dropout, stochastic depth
             batch = self.batches(epoch, step * config.accumulate + micro, draws)
-            whole = micro == config.accumulate - 1 or process.world == 1
+            whole = micro == config.accumulate - 1 or world == 1
             with nullcontext() if whole else self.parallel.no_sync():  # type: ignore[operator]
                 with self.autocast:
                     losses = self.parallel(batch, draws)
@@ -155,55 +163,37 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        samples = len(next(iter(batch.values()))) * config.accumulate * process.world
+        samples = len(next(iter(batch.values()))) * config.accumulate * world
         return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}, samples
 
-    def _check(self, meter: Meter) -> None:
-        """Stop if a loss since the last check was not finite, in any process."""
-        fault = meter.fault()
-        if fault:
-            self._stop(f"loss {fault[0]!r} became {fault[1]} at step {self.step - fault[2]}")
-
-    def _stop(self, what: str) -> None:
-        last = checkpoint.newest(self.run_dir)
-        where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-        raise NonFiniteLoss(f"{what} of {self.steps}; {where}; lower lr, set clip_grad, or use precision fp32 or bf16")
+    def _rate(self, step: int) -> float:
+        return learning_rate(self.config, self.config.epochs, step, self.epoch_steps)
 
     def _row(self, kind: str, numbers: dict[str, float]) -> Row:
         """Describe the last steps: epochs and steps done, the rate they were trained at, and `numbers`."""
         epoch = self.step / self.epoch_steps
         return {"kind": kind, "epoch": epoch, "step": self.step, "lr": self._rate(self.step - 1), **numbers}
 
-    def _rate(self, step: int) -> float:
-        return learning_rate(self.config, self.config.epochs, step, self.epoch_steps)
-
     def _save(self) -> None:
-        """Write a checkpoint if one is due; never one with weights that are not finite."""
-        config, main = self.config, self.process.main
+        """Write a checkpoint if one is due."""
+        config = self.config
         milestones = {epoch * self.epoch_steps for epoch in config.milestones}
         regular = self.step % (config.checkpoint_every * self.epoch_steps) == 0
-        if not (regular or self.step == self.steps or self.step in milestones):
-            return
-        if not all(bool(weight.isfinite().all()) for weight in self.model.state_dict().values()):
-            self._stop(f"the weights became infinite or NaN by step {self.step}")
-        if main:
-            state: Row = {"step": self.step, "epoch_steps": self.epoch_steps, "seed": config.seed}
-            state |= {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-            checkpoint.save(self.run_dir, self.step, self.model.state_dict(), state)
+        if self.process.main and (regular or self.step == self.steps or self.step in milestones):
+            state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step}
+            checkpoint.save(self.run_dir, self.step, self.model, state, self._identity())
             checkpoint.prune(self.run_dir, config.keep, milestones)
 
     def _restore(self) -> None:
         """Go back to the newest checkpoint, or stay at the start if the run had none yet."""
         newest = checkpoint.newest(self.run_dir)
-        if newest is None:
-            return
-        weights, state = checkpoint.load(newest)
-        for name, ours in (("epoch_steps", self.epoch_steps), ("seed", self.config.seed)):
-            if state[name] != ours:
-                raise ValueError(
-                    f"{newest} was made with {name} {state[name]}; this run has {ours} and cannot resume it"
-                )
-        self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
+        if newest:
+            state = checkpoint.load(newest, self.model, self._identity())
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.step = state["step"]
+
+    def _identity(self) -> Row:
+        """Return what has to be the same when this run is resumed."""
+        fixed = {name: value for name, value in vars(self.config).items() if name not in FREE}
+        return {"batches an epoch": len(self.batches), **fixed}
