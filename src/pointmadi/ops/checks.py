@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+LARGEST = 1e18  # the square of a larger coordinate does not fit in float32
+
 
 def require_cloud(name: str, points: Tensor, *, finite: bool = True) -> None:
     """Require a floating-point tensor (B, N, 3) without NaN or infinity.
@@ -16,9 +18,9 @@ def require_cloud(name: str, points: Tensor, *, finite: bool = True) -> None:
         raise ValueError(f"{name} must have shape (batch, points, 3), not {tuple(points.shape)}")
     if not points.is_floating_point():
         raise ValueError(f"{name} must be floating point, not {points.dtype}; convert it with .float()")
-    if finite and points.numel() and not torch.stack(points.aminmax()).isfinite().all():
-        bad = int((~points.isfinite()).any(-1).sum())
-        raise ValueError(f"{name} has NaN or infinite coordinates in {bad} of {points[..., 0].numel()} points; remove them")
+    if finite and points.numel() and not (torch.stack(points.aminmax()).abs() < LARGEST).all():
+        bad = int((~(points.abs() < LARGEST)).any(-1).sum())
+        raise ValueError(f"{name} has {bad} points with NaN or infinite coordinates (or beyond 1e18); remove them")
 
 
 def require_pair(first: str, a: Tensor, second: str, b: Tensor) -> None:
@@ -38,5 +40,5 @@ def require_count(what: str, count: int, available: int, advice: str) -> None:
 
 
 def computing_type(*tensors: Tensor) -> torch.dtype:
-    """Return the type geometry is computed in: float64 if any tensor is, else float32 (half types have 8 to 11 bits)."""
+    """Return the type geometry is computed in: float64 if any tensor is, else float32."""
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32

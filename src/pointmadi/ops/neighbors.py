@@ -1,23 +1,22 @@
 """Neighbours: nearest, within a radius, gather by index, interpolate."""
 
+import math
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
 from pointmadi.ops.checks import computing_type, require_cloud, require_count, require_pair
 
-CHUNK_CPU = 2**16  # distances held at once: a few of these arrays stay in the cache of one core
-CHUNK_DEVICE = 2**26  # … or in a small part of a device's memory
-
 
 @torch.no_grad()
 def nearest(queries: Tensor, points: Tensor, k: int, *, check: bool = True) -> tuple[Tensor, Tensor]:
-    """Find the k nearest points of each query: (B, Q, 3), (B, N, 3) -> index (B, Q, k) int64, squared distance (B, Q, k).
+    """Find the k nearest points of each query: (B, Q, 3), (B, N, 3) -> index (B, Q, k) int64, squared (B, Q, k).
 
     Exact and in ascending order of (squared distance, index): among equally distant points the lower index comes first
     and is the one that is kept, also at the k-th place. Distances are sums of three squared differences, so that clouds
-    may lie far from the origin (|q|² − 2qp + |p|² gets most neighbours wrong there); "equal" means equal in the type
+    may lie far from the origin (|q|² - 2qp + |p|² gets most neighbours wrong there); "equal" means equal in the type
     they are computed in, float32, or float64 if an input is. No gradient flows through the result.
 
     Args:
@@ -72,7 +71,8 @@ def gather(values: Tensor, index: Tensor) -> Tensor:
             f"not {tuple(values.shape)} and {tuple(index.shape)}"
         )
     require_pair("values", values, "index", index)
-    batch, flat, table = len(index), index.reshape(len(index), -1), values.flatten(2)
+    batch, table = len(values), values.flatten(2)
+    flat = index.reshape(batch, math.prod(index.shape[1:]))
     if values.is_cuda:  # the gradient of indexing is a sorted sum, that of torch.gather an atomic one
         rows = table[torch.arange(batch, device=values.device)[:, None], flat]
     else:
@@ -92,16 +92,23 @@ def interpolate(queries: Tensor, points: Tensor, values: Tensor, k: int = 3, *, 
     """
     if values.ndim != 3 or values.shape[:2] != points.shape[:2]:
         raise ValueError(
-            f"values must have shape (batch, points, channels) for points {tuple(points.shape)}, not {tuple(values.shape)}"
+            f"values must have shape (batch, points, channels) for points {tuple(points.shape)}, "
+            f"not {tuple(values.shape)}"
         )
     index, squared = nearest(queries, points, k, check=check)
     weights = 1.0 / (squared + 1e-8)
     weights = weights / weights.sum(-1, keepdim=True)
-    return (weights[..., None] * gather(values, index)).sum(-2).to(values.dtype)
+
+    # One weighted sum of k rows per query, without the (B, Q, k, C) tensor that gathering first would make.
+    kind = computing_type(squared, values)
+    rows = index + points.shape[1] * torch.arange(len(points), device=index.device)[:, None, None]
+    table, flat_weights = values.to(kind).flatten(0, 1), weights.to(kind).flatten(0, 1)
+    mixed = functional.embedding_bag(rows.flatten(0, 1), table, per_sample_weights=flat_weights, mode="sum")
+    return mixed.unflatten(0, queries.shape[:2]).to(values.dtype)
 
 
 def squared_distances(queries: Tensor, points: Tensor) -> Tensor:
-    """Compute |q − p|² as a sum of three squares: (B, Q, 3), (B, N, 3) -> (B, Q, N), float32 or float64."""
+    """Compute |q - p|² as a sum of three squares: (B, Q, 3), (B, N, 3) -> (B, Q, N), float32 or float64."""
     kind = computing_type(queries, points)
     q = queries.to(kind).movedim(-1, 0)[..., None]  # (3, B, Q, 1)
     p = points.to(kind).movedim(-1, 0).contiguous()[:, :, None]  # (3, B, 1, N)
@@ -112,25 +119,47 @@ def squared_distances(queries: Tensor, points: Tensor) -> Tensor:
     return total
 
 
-def smallest(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Select the k smallest of each row in ascending order of (value, index): (..., N) -> values, index (..., k).
+def block_size(device: torch.device) -> int:
+    """Return how many distances to hold at once: what the cache of one core likes, or a small part of a device."""
+    return 2**18 if device.type == "cpu" else 2**26
 
-    Non-negative float32 numbers sort like their bits, so (value, index) is packed in one whole number, and selecting by
-    it has no ties.
-    """
+
+def smallest(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Select the k smallest of each row in ascending order of (value, index): (..., N) -> values, index (..., k)."""
     if k == 1:
-        return distances.min(-1, keepdim=True)
-    if distances.dtype == torch.float64:
-        values, index = distances.sort(dim=-1, stable=True)
-        return values[..., :k], index[..., :k]
-    index = keyed(distances).topk(k, dim=-1, largest=False).indices
+        index = lowest(distances, -1).unsqueeze(-1)
+    elif _can_pack(distances):
+        index = _unpacked(_packed(distances, -1).topk(k, dim=-1, largest=False).values, distances.shape[-1])
+    else:
+        index = distances.sort(dim=-1, stable=True).indices[..., :k]
     return distances.gather(-1, index), index
 
 
-def keyed(distances: Tensor) -> Tensor:
-    """Pack non-negative float32 values with their index along the last dimension in int64 that sorts by (value, index)."""
-    keys = distances.view(torch.int32).to(torch.int64).bitwise_left_shift_(32)
-    return keys.bitwise_or_(torch.arange(distances.shape[-1], device=distances.device))
+def lowest(distances: Tensor, dim: int) -> Tensor:
+    """Find the index of the smallest along `dim`, the lowest index where several are equal."""
+    if not (_can_pack(distances) and distances.device.type == "cpu"):
+        return distances.min(dim).indices
+    smallest = _packed(distances, dim).view(torch.float64).amin(dim)  # vectorised, min with its index is not
+    return _unpacked(smallest.view(torch.int64), distances.shape[dim])
+
+
+# A float32 written as float64 has 29 zero bits at its end. With the index there, (value, index) is one number without
+# ties, which sorts the same read as float64 or as int64. One exponent step up keeps zero away from the denormals.
+INDEX_BITS = 29
+
+
+def _can_pack(distances: Tensor) -> bool:
+    return distances.dtype == torch.float32 and distances.device.type in ("cpu", "cuda")  # MPS has no float64
+
+
+def _packed(distances: Tensor, dim: int) -> Tensor:
+    count = distances.shape[dim]
+    index = torch.arange(1 << 52, (1 << 52) + count, device=distances.device)
+    return distances.double().view(torch.int64).add_(index if dim == -1 else index[:, None])
+
+
+def _unpacked(keys: Tensor, count: int) -> Tensor:
+    return keys.bitwise_and_((1 << INDEX_BITS) - 1).clamp_(max=count - 1)  # NaN, if it was not looked for, has no index
 
 
 def _require(queries: Tensor, points: Tensor, k: int, check: bool) -> None:
@@ -143,7 +172,7 @@ def _require(queries: Tensor, points: Tensor, k: int, check: bool) -> None:
 def _distances(queries: Tensor, points: Tensor) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
     """Yield squared distances of blocks of (clouds, queries) of bounded size, with the place of each block."""
     batch, count = queries.shape[:2]
-    rows = max(1, (CHUNK_CPU if points.device.type == "cpu" else CHUNK_DEVICE) // points.shape[1])
+    rows = max(1, block_size(points.device) // points.shape[1])
     clouds = max(1, rows // max(1, count))
     for i in range(0, batch, clouds):
         for j in range(0, count, rows):

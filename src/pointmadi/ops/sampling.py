@@ -1,5 +1,7 @@
 """Farthest point sampling."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -39,18 +41,12 @@ def farthest_points(points: Tensor, count: int, *, skip_origin: bool = False, ch
     nearest = torch.full_like(axes[0], FAR)  # squared distance to the picked points; -1: not a candidate
     if skip_origin:
         nearest.masked_fill_(axes.square().sum(0) <= ORIGIN, -1.0)
-    distance, difference = torch.empty_like(nearest), torch.empty_like(nearest)
+    difference = torch.empty_like(axes)
+    x, y, z = difference
     picks = torch.zeros(count, len(points), 1, dtype=torch.int64, device=points.device)
-
-    for last, pick in zip(picks[:-1], picks[1:], strict=True):
-        x, y, z = axes.gather(-1, last.expand(3, -1, -1))
-        torch.sub(axes[0], x, out=difference)
-        torch.mul(difference, difference, out=distance)
-        torch.sub(axes[1], y, out=difference)
-        distance.addcmul_(difference, difference)
-        torch.sub(axes[2], z, out=difference)
-        distance.addcmul_(difference, difference)
-        torch.minimum(nearest, distance, out=nearest)
+    for last, pick in pairwise(picks):
+        torch.sub(axes, axes.gather(-1, last.expand(3, -1, -1)), out=difference)
+        torch.minimum(nearest, x.square_().addcmul_(y, y).addcmul_(z, z), out=nearest)
         if not skip_origin:
             nearest.scatter_(-1, last, -1.0)
         _argmax(nearest, out=pick)
