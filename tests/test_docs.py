@@ -1,0 +1,43 @@
+"""Documents keep their word: links lead somewhere, recipes read, and the commands shown are commands that exist."""
+
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from pointmadi import cli, config
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+RECIPES = sorted(ROOT.glob("recipes/**/*.yaml"))
+
+
+def lines_that_call(document: Path) -> list[str]:
+    """Return the lines in the code blocks of a document that call `pointmadi COMMAND`, without comments and prompts."""
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    calls = [re.search(rf"(?:^|[/$ ])pointmadi ((?:{'|'.join(cli.COMMANDS)})\b.*)", line) for line in lines]
+    return [call[1] for call in calls if call and "[" not in call[1]]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+    assert not [link for link in links if "://" not in link and not (document.parent / link).exists()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_shown_are_commands_that_exist(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for line in lines_that_call(document):
+        name, *args = shlex.split(line, comments=True)
+        recipe = args.pop(0) if args and args[0].endswith(".yaml") else None
+        config.parse(import_module(f"pointmadi.commands.{name}").Config, args, recipe)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_read(recipe: Path) -> None:
+    parsed = config.parse(import_module(f"pointmadi.commands.{recipe.parent.name}").Config, recipe=recipe)
+    assert config.dump(parsed)
