@@ -278,10 +278,12 @@ class _Bar:
     """A progress bar with loss, learning rate, speed and the time left."""
 
     def __init__(self, steps: int, start: int) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         text = TextColumn("{task.description}")
-        self.bar = Progress(text, BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (text, BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=Console(stderr=True))
         self.bar.start()
         self.task = self.bar.add_task("starting", total=steps, completed=start)
 
