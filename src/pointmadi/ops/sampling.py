@@ -1,5 +1,6 @@
 """Farthest point sampling."""
 
+import math
 from itertools import pairwise
 
 import torch
@@ -7,8 +8,8 @@ from torch import Tensor
 
 from pointmadi.ops.checks import computing_type, require_cloud, require_count
 
-FAR = 1e10  # the running minimum starts here
-ORIGIN = 1e-3  # squared radius of the ball in which the released CUDA kernel never picks
+# The released CUDA kernel: where its running minimum starts, and the squared radius in which it never picks.
+FAR, ORIGIN = 1e10, 1e-3
 
 
 @torch.no_grad()
@@ -38,9 +39,9 @@ def farthest_points(points: Tensor, count: int, *, skip_origin: bool = False, ch
     require_count("count", count, points.shape[1], "lower count (num_patches) or use larger clouds")
     axes = points.detach().to(computing_type(points)).movedim(-1, 0).contiguous()  # (3, B, N)
 
-    nearest = torch.full_like(axes[0], FAR)  # squared distance to the picked points; -1: not a candidate
+    nearest = torch.full_like(axes[0], math.inf)  # squared distance to the picked points; -1: not a candidate
     if skip_origin:
-        nearest.masked_fill_(axes.square().sum(0) <= ORIGIN, -1.0)
+        nearest.fill_(FAR).masked_fill_(axes.square().sum(0) <= ORIGIN, -1.0)
     difference = torch.empty_like(axes)
     x, y, z = difference
     picks = torch.zeros(count, len(points), 1, dtype=torch.int64, device=points.device)
