@@ -194,7 +194,7 @@ class Clouds:
         if path.is_file() and not zipfile.is_zipfile(path):
             raise ValueError(f"{path} is not a packed cloud set (.npz), or it is incomplete")
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in archive.files if key in KINDS}
         except FileNotFoundError:
             raise FileNotFoundError(f"no such file: {path}") from None

@@ -134,14 +134,12 @@ def scan_folder(
             keep(kept, clouds)
 
     unreadable = tuple((name, bad[name]) for name in stamps.values() if name in bad)
-    if unreadable and not skip_bad:
+    if clouds is None or (unreadable and not skip_bad):
         raise ValueError(_complaint(root, unreadable, len(stamps)))
     listed = Path(listing) if listing else kept.with_suffix(".unreadable.txt")
     if unreadable:
         lines = "".join(f"{name}\t{reason}\n" for name, reason in unreadable).encode()
         write_atomically(listed, lambda file: file.write(lines))
-    if clouds is None:
-        raise ValueError(f"none of the {len(stamps)} files in {root} can be read; the reasons are in {listed}")
     names = tuple(stamps[stamp] for stamp in present)
     label = torch.tensor([classes.index(_class_of(root, name)) for name in names]) if classes else None
     clouds = replace(clouds, names=names, label=label, classes=classes)
@@ -237,8 +235,7 @@ def _read_all(todo: dict[str, Path], num_points: int, features: tuple[str, ...])
     A process that dies (out of memory, a crash inside a parser) breaks its pool. The files that were being read are
     then tried again, each in a process of its own, so that only the guilty one is reported.
     """
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    workers = min(cores, len(todo) // FEW)
+    workers = min(cores(), len(todo) // FEW)
     if workers < 2:
         yield from ((stamp, _read_one(path, num_points, features)) for stamp, path in todo.items())
         return
@@ -264,6 +261,11 @@ def _read_all(todo: dict[str, Path], num_points: int, features: tuple[str, ...])
                 except BrokenProcessPool:
                     result = f"{todo[stamp]}: the process that read it died"
             yield stamp, result
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

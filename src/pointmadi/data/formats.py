@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,7 +224,7 @@ def _of_columns(table: Array, names: Sequence[str] = ()) -> Raw:
 
 def _read_text(path: Path) -> Raw:
     text = re.sub("[,;]", " ", path.read_bytes().decode("utf-8-sig", errors="replace"))
-    first = next((line for line in text.splitlines() if line.strip()), "").strip()
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     words = first.lstrip("#/ ").lower().split()
     try:
         list(map(float, words))
@@ -231,17 +232,21 @@ def _read_text(path: Path) -> Raw:
     except ValueError:
         names, skip = [ALIASES.get(word, word) for word in words], int(not first.startswith(("#", "//")))
     rows = io.StringIO(text.lstrip())
-    table = _parse(path, lambda: np.loadtxt(rows, comments=("#", "//"), skiprows=skip, ndmin=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # there is one for a file without numbers
+        table = _parse(path, lambda: np.loadtxt(rows, comments=("#", "//"), skiprows=skip, ndmin=2))
     named = names[:3] == ["x", "y", "z"] and len(names) == table.shape[1]
     return _of_columns(table, names[3:] if named else ())
 
 
 def _read_npy(path: Path) -> Raw:
-    return _of_columns(_parse(path, lambda: np.load(path, allow_pickle=False)))
+    content = io.BytesIO(path.read_bytes())
+    return _of_columns(_parse(path, lambda: np.load(content, allow_pickle=False)))
 
 
 def _read_npz(path: Path) -> Raw:
-    with _parse(path, lambda: np.load(path, allow_pickle=False)) as archive:
+    content = io.BytesIO(path.read_bytes())
+    with _parse(path, lambda: np.load(content, allow_pickle=False)) as archive:
         arrays = _parse(path, lambda: {name: archive[name] for name in archive.files})
     found = {
         kind: arrays[next(name for name in names if name in arrays)]

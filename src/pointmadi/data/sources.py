@@ -127,9 +127,6 @@ def batches_from(
 
 def _made(kind: str, count: int, num_points: int, seed: int, cache: bool) -> Clouds:
     """Make synthetic shapes, or find them where they were kept."""
-    from pointmadi.data.synthetic.objects import objects
-
-    make = corpus if kind == "procedural" else objects
     code = hashlib.blake2b(digest_size=6)  # another generator makes other shapes
     for file in sorted(Path(synthetic.__file__).parent.glob("*.py")):
         code.update(file.read_bytes())
@@ -139,7 +136,12 @@ def _made(kind: str, count: int, num_points: int, seed: int, cache: bool) -> Clo
             return Clouds.read(kept)
         except (OSError, ValueError):  # there is none, or it was damaged: it is made again
             pass
-    clouds = make(count, num_points, seed)
+    if kind == "procedural":
+        clouds = corpus(count, num_points, seed)
+    else:
+        from pointmadi.data.synthetic.objects import objects
+
+        clouds = objects(count, num_points, seed)
     if cache:
         keep(kept, clouds)
     return clouds
@@ -155,6 +157,8 @@ def _read(
     cache: bool,
 ) -> Clouds:
     """Read a packed set, a folder, or a single shape."""
+    if not spec:
+        raise ValueError(f"an empty name of a source; sources are: {KINDS}")
     path = Path(spec).expanduser()
     if path.is_dir():
         scan = scan_folder(path, num_points, labels, features, skip_bad, progress, cache)
