@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -98,8 +99,9 @@ def read_file(path: str | Path) -> Raw:
         if not file.read(1):
             raise ValueError(f"{path}: the file is empty")
     try:
-        raw = reader(path)
-        _check(raw)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
+            raw = reader(path)
+            _check(raw)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return raw
@@ -273,6 +275,9 @@ def _read_geometry(path: Path) -> Raw:
     """Read ply, obj, off, stl or glb by trimesh."""
     import trimesh
 
+    log = logging.getLogger("trimesh")
+    if not log.handlers:  # without one, Python prints the tracebacks that trimesh logs about damaged files
+        log.addHandler(logging.NullHandler())
     kind = path.suffix.lower()[1:]
     content = path.read_bytes()
     if kind in ("obj", "off"):  # old exporters write comments and names in any encoding
