@@ -24,7 +24,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 40), st.booleans(), st.data())
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 80), st.booleans(), st.data())
 def test_nearest_is_exact_with_ties_by_index(
     seed: int, num_queries: int, num_points: int, double: bool, data: st.DataObject
 ) -> None:
@@ -73,10 +73,11 @@ def test_blocks_of_any_size_give_the_same(block: int, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("k", [1, 5])
-def test_packed_and_plain_selection_agree(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny, zero, denormal and huge distances, with ties."""
+@pytest.mark.parametrize("count", [33, 80, 800])
+def test_packed_and_plain_selection_agree(count: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny, zero, denormal and huge distances, with ties; also where the selection looks at groups first."""
     values = torch.tensor([0.0, 1e-45, 1e-40, 1e-38, 1.0, 1.0 + 2**-23, 3e38, 0.0, 1e-45, 1.0])
-    distances = values[torch.randint(len(values), (50, 33), generator=torch.Generator().manual_seed(0))]
+    distances = values[torch.randint(len(values), (50, count), generator=torch.Generator().manual_seed(0))]
     packed = neighbors.smallest(distances, k), neighbors.lowest(distances, -2)
     monkeypatch.setattr(neighbors, "_can_pack", lambda distances: False)
     plain = neighbors.smallest(distances, k), neighbors.lowest(distances, -2)
