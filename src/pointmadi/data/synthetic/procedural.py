@@ -22,7 +22,7 @@ from pointmadi.ops.random import Draws
 _ROUNDS = (1.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # candidates per round, of the points wanted
 _MOST_ROUNDS = 40
 _FIXED = 2.0**20  # means are summed in whole numbers, so that no order of adding shows
-_CHUNK = {"cpu": 1 << 16}  # points made at once: what fits the caches
+_CHUNK = {"cpu": 1 << 17}  # points made at once: what fits the caches
 _CHUNK_ELSEWHERE = 1 << 22
 
 
@@ -87,9 +87,9 @@ def sample(shapes: Shapes, num_points: int) -> Tensor:
         start += count
         rank = kept.cumsum(1) + (filled[rows, None] - 1)
         used = (kept & (rank < num_points)).view(-1).nonzero()[:, 0]
-        target = rows[used // count] * (3 * num_points) + rank.view(-1)[used]
+        target = rows.index_select(0, used // count) * (3 * num_points) + rank.view(-1).index_select(0, used)
         for axis in range(3):
-            points.view(-1)[target + axis * num_points] = found[axis][used]
+            points.view(-1).index_copy_(0, target + axis * num_points, found[axis].index_select(0, used))
         filled[rows] = rank[:, -1] + 1
         rows = rows[filled[rows] < num_points]
         if not len(rows):
@@ -116,16 +116,15 @@ def _candidates(shapes: Shapes, present: Tensor, rows: Tensor, start: int, count
     surface = patches.surface(patch.view(-1), u.view(-1), v.view(-1))
     kept = accept < surface.stretch.view_as(accept)
     # Solidify with offset ½: three quarters of the wall outside the surface, one quarter inside.
-    side = torch.where((bits[3] & 1).bool(), 0.75, -0.25)
-    wall = torch.where(present, cut.thickness[rows], 0.0)
-    points = surface.world((side * wall[:, None]).view(-1))
+    side = (bits[3] & 1).to(u.dtype) - 0.25
+    points = surface.world((side * (cut.thickness[rows] * present)[:, None]).view(-1))
 
     if shapes.config.remove_interior:
         kept &= ~_interior(shapes, rows, points.view(3, len(rows), count), column // MAX_PATCHES)
     holed = present.nonzero()[:, 0]
     if len(holed):
-        middle = surface.world().view(3, len(rows), count)[:, holed].transpose(0, 1)
-        kept[holed] &= ~cut.select(rows[holed]).contains(middle)
+        walls = points.view(3, len(rows), count).index_select(1, holed).transpose(0, 1)
+        kept[holed] &= ~cut.select(rows[holed]).contains(walls)
     strut = (column == PATCHES).view(-1).nonzero()[:, 0]
     if len(strut):
         row, at = rows[strut // count], strut % count + start

@@ -30,7 +30,7 @@ _VERTEX_TRIES = 8  # vertices looked at to find one outside the cutter
 class Purpose(IntEnum):
     """What a stream of random numbers is for."""
 
-    LAYOUT, FIELDS, HEIGHTS, CUT, WIRE, VERTICES, POINTS, STRUTS = range(8)
+    COUNT, LAYOUT, FIELDS, HEIGHTS, CUT, WIRE, VERTICES, POINTS, STRUTS = range(9)
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,8 @@ def _exist(count: Tensor) -> Tensor:
 
 def draw(index: Tensor, seed: int, config: ProceduralConfig) -> Shapes:
     """Draw the parameters of shapes: (B,) int64 -> B shapes."""
-    layout = Stream(seed, index, Purpose.LAYOUT).uniform(MAX_PRIMITIVES + 1, 16)
-    count = choose(layout[:, 0, 0], config.weights[: config.max_primitives]) + 1
-    layout = layout[:, 1:]
+    count = choose(Stream(seed, index, Purpose.COUNT).uniform(), config.weights[: config.max_primitives]) + 1
+    layout = Stream(seed, index, Purpose.LAYOUT).uniform(MAX_PRIMITIVES, 16)
     active = _exist(count)
     primitive = choose(layout[..., 0], config.types)
     axes = _between(layout[..., 1:4], (0.25, 2.0))
@@ -174,12 +173,12 @@ def draw(index: Tensor, seed: int, config: ProceduralConfig) -> Shapes:
     row, heights = _height_fields(index, seed, config, primitive, axes, active)
     patches = lay_out(primitive, axes, rotation, translation, active, row, heights)
 
-    places, order = _random_vertices(Stream(seed, index, Purpose.VERTICES), patches)
+    places = _random_vertices(Stream(seed, index, Purpose.VERTICES), patches)
     cut = _body(Stream(seed, index, Purpose.CUT).uniform(8), places[:, 0], config.cut, config.shell, config.body)
     # The wireframe sits at a vertex that the cutter left: the first of a few that lies outside.
-    outside = ~cut.contains(places[:, 1:].transpose(1, 2))
-    first = torch.where(outside, order, order + _VERTEX_TRIES).argmin(1)
-    place = places[:, 1:].gather(1, first[:, None, None].expand(-1, 1, 3))[:, 0]
+    gone = cut.contains(places[:, 1:].transpose(1, 2)).to(torch.int64)
+    first = (gone * _VERTEX_TRIES + torch.arange(_VERTEX_TRIES, device=index.device)).argmin(1) + 1
+    place = places.gather(1, first[:, None, None].expand(-1, 1, 3))[:, 0]
     wire = _body(Stream(seed, index, Purpose.WIRE).uniform(8), place, config.wire, config.strut, config.body)
     return Shapes(index, seed, config, count, primitive, axes, rotation, translation, patches, cut, wire)
 
@@ -205,7 +204,7 @@ def _compose(axes: Tensor, draws: Tensor, active: Tensor) -> tuple[Tensor, Tenso
 def _height_fields(
     index: Tensor, seed: int, config: ProceduralConfig, primitive: Tensor, axes: Tensor, active: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Draw height fields of the patches that have one: -> (B, 9, 6) rows of them or −1, (F, 36, 36)."""
+    """Draw height fields of the patches that have one: -> (B, 9, 6) rows of them or −1, (F, 36·36)."""
     draws = Stream(seed, index, Purpose.FIELDS).uniform(MAX_PRIMITIVES, MAX_PATCHES, 2)
     used = torch.tensor([1, 6, 3], device=index.device)[primitive]
     slots = torch.arange(MAX_PATCHES, device=index.device)
@@ -220,20 +219,15 @@ def _height_fields(
     return row, fields((unit * limit[bumpy][:, None]).view(-1, GRID, GRID))
 
 
-def _random_vertices(stream: Stream, patches: Patches) -> tuple[Tensor, Tensor]:
-    """Choose places at random vertices of the meshes: -> (B, 1 + tries, 3), (tries,) order of the tries."""
+def _random_vertices(stream: Stream, patches: Patches) -> Tensor:
+    """Choose places at random vertices of the meshes: -> (B, 1 + tries, 3)."""
     draws = stream.uniform(1 + _VERTEX_TRIES, 3)
-    patch = _choose_rows(patches.vertices, draws[..., 0])
-    points = patches.surface(patch, draws[..., 1].reshape(-1), draws[..., 2].reshape(-1), even=False).world()
-    order = torch.arange(_VERTEX_TRIES, device=draws.device)
-    return points.view(3, len(draws), -1).permute(1, 2, 0), order
-
-
-def _choose_rows(weights: Tensor, values: Tensor) -> Tensor:
-    """Choose a patch by weight for each value in [0, 1): (B, 54), (B, M) -> (B·M,) rows of the table."""
-    edges = weights.cumsum(1)
-    column = torch.searchsorted(edges, values * edges[:, -1:])
-    return (column + torch.arange(len(weights), device=weights.device)[:, None] * PATCHES).view(-1)
+    edges = patches.vertices.cumsum(1)
+    patch = torch.searchsorted(edges, draws[..., 0] * edges[:, -1:])
+    patch = patch + torch.arange(len(edges), device=edges.device)[:, None] * PATCHES
+    u, v = draws[..., 1].reshape(-1), draws[..., 2].reshape(-1)
+    points = patches.surface(patch.view(-1), u, v, even=False).world()
+    return points.view(3, len(draws), -1).permute(1, 2, 0)
 
 
 def _body(

@@ -17,9 +17,9 @@ Mesh = tuple[np.ndarray, list[np.ndarray]]  # (V, 3) vertices; groups (F, corner
 def _grid(rows: int, columns: int, wrap: bool) -> np.ndarray:
     """List the quads of a grid of vertices that closes on itself along its columns: -> (F, 4)."""
     r, c = np.meshgrid(np.arange(rows if wrap else rows - 1), np.arange(columns), indexing="ij")
-    r, c = r.ravel(), c.ravel()
     below, right = (r + 1) % rows, (c + 1) % columns
-    return np.stack([r * columns + c, r * columns + right, below * columns + right, below * columns + c], 1)
+    corners = [r * columns + c, r * columns + right, below * columns + right, below * columns + c]
+    return np.stack(corners, -1).reshape(-1, 4)
 
 
 def _ring(count: int) -> np.ndarray:
@@ -70,14 +70,13 @@ def subdivide(mesh: Mesh, smooth: bool) -> Mesh:
     """
     vertices, groups = mesh
     corner = np.concatenate([faces.ravel() for faces in groups])
+    stops = np.cumsum([faces.size for faces in groups])
+    places = [np.arange(stop - f.size, stop).reshape(f.shape) for stop, f in zip(stops, groups, strict=True)]
+    previous = np.concatenate([np.roll(place, 1, axis=1).ravel() for place in places])  # corner before, in its face
     following = np.concatenate([np.roll(faces, -1, axis=1).ravel() for faces in groups])
     middle = np.concatenate([vertices[faces].mean(1) for faces in groups])
     sizes = np.concatenate([np.full(len(faces), faces.shape[1]) for faces in groups])
     face = np.repeat(np.arange(len(sizes)), sizes)
-    previous = np.concatenate(  # the corner before, as a position in `corner`
-        [np.roll(np.arange(len(corner))[face_ids].reshape(faces.shape), 1, axis=1).ravel()
-         for faces, face_ids in zip(groups, _slices(groups), strict=True)]
-    )  # fmt: skip
     ends = np.sort(np.stack([corner, following], 1), axis=1)
     edges, edge = np.unique(ends, axis=0, return_inverse=True)
     edge = edge.ravel()
@@ -94,12 +93,6 @@ def subdivide(mesh: Mesh, smooth: bool) -> Mesh:
     first_middle, first_edge = len(vertices), len(vertices) + len(middle)
     quads = np.stack([corner, first_edge + edge, first_middle + face, first_edge + edge[previous]], 1)
     return np.concatenate([moved, middle, between]), [quads]
-
-
-def _slices(groups: list[np.ndarray]) -> list[slice]:
-    """Tell which flattened corners belong to each group of faces."""
-    stops = np.cumsum([faces.size for faces in groups])
-    return [slice(stop - faces.size, stop) for stop, faces in zip(stops, groups, strict=True)]
 
 
 def _means(group: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
@@ -136,7 +129,10 @@ class Wires:
 @cache
 def wires(device: torch.device) -> Wires:
     """Tessellate the five bodies, at both schemes and levels, and list their edges."""
-    ends, keys, total, tall = [], [], [], []
+    ends: list[np.ndarray] = []
+    keys: list[np.ndarray] = []
+    total: list[float] = []
+    tall: list[bool] = []
     for name, body in zip(FAMILIES, (_sphere(), _cube(), _cone(), _cylinder(), _torus()), strict=True):
         for smooth in (False, True):
             for level in (0, 1):
@@ -152,7 +148,7 @@ def wires(device: torch.device) -> Wires:
                 share = np.round(np.cumsum(length) / length.sum() * 2**32).astype(np.int64)
                 keys.append(share + (len(total) << 32))
                 ends.append(vertices[pairs].reshape(-1, 6))
-                total.append(length.sum())
+                total.append(float(length.sum()))
                 tall.append(is_tall)
     return Wires(
         torch.from_numpy(np.concatenate(ends)).to(torch.float32).to(device),
