@@ -139,6 +139,18 @@ def run(config: Config) -> None:
     distributed.wait()
 
 
+def open_run(path: str | Path) -> tuple[Objective, Config]:
+    """Open the newest checkpoint of a run: the whole objective in eval mode, and the configuration it was made with."""
+    folder = Path(path)
+    newest = checkpoint.newest(folder)
+    if newest is None or not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a pre-training run: it holds no config.yaml or checkpoint")
+    config = configs.parse(Config, recipe=folder / "config.yaml")
+    objective = build(replace(config.encoder, features=len(channels(config.features))), config.objective)
+    checkpoint.load(newest, objective, {})
+    return objective.eval(), config
+
+
 def describe_encoder(objective: Objective, name: str) -> dict[str, Any]:
     """Say what an encoder file needs in its header to be rebuilt."""
     return {"encoder": asdict(objective.encoder.config), "objective": name}

@@ -96,4 +96,4 @@ class Tokenizer(nn.Module):
         peak = x.view(batch * groups, size, -1).amax(1)
         x = F.linear(x, each).view(batch * groups, size, -1) + F.linear(peak, whole, self.mix.bias)[:, None]
         x = F.relu(self.norm2(x.flatten(0, 1)))
-        return self.out(x).view(batch, groups, size, -1).amax(2)
+        return F.linear(x, self.out.weight).view(batch, groups, size, -1).amax(2) + self.out.bias
