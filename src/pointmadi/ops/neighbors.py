@@ -121,7 +121,7 @@ def squared_distances(queries: Tensor, points: Tensor) -> Tensor:
 
 def block_size(device: torch.device) -> int:
     """Return how many distances to hold at once: what the cache of one core likes, or a small part of a device."""
-    return 2**18 if device.type == "cpu" else 2**26
+    return 2**17 if device.type == "cpu" else 2**26
 
 
 def smallest(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
