@@ -98,7 +98,7 @@ def fields(heights: Tensor) -> Tensor:
             total.add_(weights[:, i, None] * values[i])
         return total
 
-    half = along(heights.permute(1, 2, 0).reshape(GRID, -1)).view(_FINE, GRID, -1)
+    half = along(heights.permute(2, 1, 0).reshape(GRID, -1)).view(_FINE, GRID, -1)
     whole = along(half.transpose(0, 1).reshape(GRID, -1))
     return whole.view(_FINE * _FINE, -1).T.contiguous()
 

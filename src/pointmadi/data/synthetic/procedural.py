@@ -51,9 +51,11 @@ def generate(
         raise ValueError(f"num_points must be at least 1, got {num_points}")
     device = torch.device(device)
     chunk = max(1, _CHUNK.get(device.type, _CHUNK_ELSEWHERE) // num_points)
+    if not len(index):
+        return torch.empty(0, num_points, 3, device=device)
     with torch.no_grad():
         pieces = [_finish(sample(draw(part, seed, config), num_points)) for part in index.to(device).split(chunk)]
-    return torch.cat(pieces) if pieces else torch.empty(0, num_points, 3, device=device)
+    return torch.cat(pieces)
 
 
 def _finish(points: Tensor) -> Tensor:
