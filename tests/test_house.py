@@ -14,8 +14,9 @@ MODULES = [".".join(path.relative_to(ROOT / "src").with_suffix("").parts).remove
 
 # Imports every module, and prints what that changed of what a program shares with its libraries.
 PROBE = """
-import importlib, json, os, random, signal, sys, warnings
+import importlib, json, os, random, signal, sys
 import numpy, torch
+import rich.console, rich.progress  # draw a random number themselves
 
 def state():
     return {
