@@ -46,5 +46,5 @@ class PatchDecoder(nn.Module):
 def patch_loss(rebuilt: Tensor, clean: Tensor, kind: PatchLoss) -> Tensor:
     """Compare patches (B, M, K, 3) with the truth: Chamfer distance, or mean squared error point by point."""
     if kind == "mse":
-        return F.mse_loss(rebuilt.float(), clean.float())
+        return F.mse_loss(rebuilt.to(clean.dtype), clean)
     return chamfer(rebuilt.flatten(0, 1), clean.flatten(0, 1), kind)

@@ -78,6 +78,8 @@ def init_weights(module: nn.Module) -> None:
 class PointEncoder(nn.Module):
     """Patches, tokens, positions, transformer."""
 
+    origin = "new weights"  # `pointmadi.load` says here where they come from
+
     def __init__(self, config: EncoderConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or EncoderConfig()

@@ -47,7 +47,7 @@ class StepEmbedding(nn.Sequential):
 
     def __init__(self, dim: int) -> None:
         super().__init__(nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
-        self.register_buffer("rates", torch.exp(torch.linspace(0, -math.log(1e4), dim // 2)), persistent=False)
+        self.register_buffer("rates", torch.exp(torch.linspace(0, -math.log(1e4), dim // 2)))
 
     def forward(self, step: Tensor) -> Tensor:
         """Embed (B,) -> (B, C)."""

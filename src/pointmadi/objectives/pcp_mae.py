@@ -81,6 +81,6 @@ class PCPMAE(nn.Module):
             torch.cat([places, positions.network(predicted.detach())], dim=1),
             visible,
         )
-        center = F.mse_loss(predicted.float(), code[:, visible:].float())
+        center = F.mse_loss(predicted.to(code.dtype), code[:, visible:])
         patch = patch_loss(rebuilt, gather(patches.offsets, order[:, visible:]), self.config.loss)
         return {"total": self.config.center_weight * center + patch, "center": center, "patch": patch}

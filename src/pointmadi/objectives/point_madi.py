@@ -122,7 +122,7 @@ class PointMaDi(nn.Module):
         noisy_patches = self.patch_diffusion.add_noise(hidden, plan.patch_step, plan.patch_noise)
         places = self.keep_given(predicted, clean).detach()
         rebuilt = self.predict_patches(latent, noisy_patches, places, plan.patch_step)
-        center = self.center_loss(predicted.float(), clean)
+        center = self.center_loss(predicted.to(clean.dtype), clean)
         patch = patch_loss(rebuilt, hidden, self.config.loss)
         return {"total": self.config.center_weight * center + patch, "center": center, "patch": patch}
 
