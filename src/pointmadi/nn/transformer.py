@@ -33,7 +33,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"dim {dim} is not a multiple of heads {heads}; choose heads that divide it")
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -111,6 +111,10 @@ class Transformer(nn.Module):
 
     def __init__(self, dim: int, depth: int, heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, not {depth}: a transformer has blocks")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path is a share of samples from 0 to below 1, not {drop_path}")
         rates = torch.linspace(0, drop_path, depth).tolist()
         self.blocks = nn.ModuleList(Block(dim, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(dim)
@@ -131,7 +135,12 @@ class Transformer(nn.Module):
             visible: number of visible tokens; None lets every token see every token.
             taps: blocks (0 … depth−1) whose outputs are wanted, each through the final norm.
             first_output: tokens before this one are not needed; the last block leaves them out.
+
+        Raises:
+            ValueError: a tap that is no block.
         """
+        if not set(taps) <= set(range(len(self.blocks))):
+            raise ValueError(f"taps {taps} are not all blocks; there are blocks 0 to {len(self.blocks) - 1}")
         mask = None if visible is None else two_stream_mask(visible, tokens.shape[1], tokens)
         tapped = []
         for i, block in enumerate(self.blocks):
