@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from pointmadi import config as configs
+from pointmadi.commands import probe as probing
 from pointmadi.data.augment import AugmentConfig
 from pointmadi.data.clouds import Clouds
 from pointmadi.data.folder import progress_bar
@@ -15,13 +16,14 @@ from pointmadi.data.sources import Split, batches_from, open_source
 from pointmadi.models.decoder import DecoderConfig
 from pointmadi.models.encoder import PRESETS, EncoderConfig, PointEncoder
 from pointmadi.objectives import OBJECTIVES, Objective, ObjectiveConfig, PointMaDiConfig, build
+from pointmadi.tasks.comparison import Row, Settings, fixed, floors
 from pointmadi.training import checkpoint, distributed
-from pointmadi.training.logging import Row, describe_run
+from pointmadi.training.logging import describe_run
 from pointmadi.training.trainer import Trainer, TrainerConfig
 
 # What the release exempts from decay because "token" is in its name there (docs/faithfulness.md, 21).
 EXEMPT = ("token", "hidden_position", "embed_noisy")
-DEMO_OBJECTIVE = PointMaDiConfig(decoder=DecoderConfig(depth=2))
+DEMO_OBJECTIVE = PointMaDiConfig(decoder=DecoderConfig(depth=1))
 DEMO_TRAINING = TrainerConfig(
     epochs=8, lr=2e-3, schedule="step", warmup=1, precision="bf16", exempt=EXEMPT, log_every=20
 )
@@ -134,7 +136,7 @@ def run(config: Config) -> None:
         )
         made = [folder / "config.yaml", folder / "run.json", folder / "metrics.jsonl", encoder]
         if config.probe:
-            made.append(_probe(config, untrained, objective.encoder, folder, console))
+            made += _probe(config, untrained, objective.encoder, folder, console)
         console.print("made " + " ".join(str(path) for path in made), highlight=False, soft_wrap=True)
     distributed.wait()
 
@@ -156,6 +158,11 @@ def describe_encoder(objective: Objective, name: str) -> dict[str, Any]:
     return {"encoder": asdict(objective.encoder.config), "objective": name}
 
 
-def _probe(config: Config, untrained: PointEncoder, trained: PointEncoder, folder: Path, console: Any) -> Path:
-    """Probe the encoder before and after training, print the table and write it into the run."""
-    raise ValueError("wired below")
+def _probe(config: Config, untrained: PointEncoder, trained: PointEncoder, folder: Path, console: Any) -> list[Path]:
+    """Probe the encoder before and after training beside hand-made features; print and write the table."""
+    points = config.probe_points or config.num_points
+    sets = {Path(spec).stem: probing.labelled(spec, points, config.features, config.skip_bad) for spec in config.probe}
+    rows = [*floors(), Row("encoder before", fixed(untrained)), Row("encoder after", fixed(trained.cpu()))]
+    report = probing.measure(rows, sets, Settings(num_points=points))
+    probing.show(report, console)
+    return probing.write(report, folder)

@@ -41,7 +41,7 @@ class EncoderConfig:
 
 
 PRESETS = {
-    "nano": EncoderConfig(96, 4, 4, 32, 16, (32, 64, 128), drop_path=0.0),
+    "nano": EncoderConfig(96, 4, 4, 32, 32, (32, 64, 128), drop_path=0.0),
     "tiny": EncoderConfig(192, 6, 3, drop_path=0.05),
     "small": EncoderConfig(),
     "base": EncoderConfig(768, 12, 12),
