@@ -74,10 +74,14 @@ class Diffusion(nn.Module):
     def ladder(self, count: int) -> list[int]:
         """Return `count` steps from T − 1 down to 0, evenly spread."""
         if not 1 <= count <= self.steps:
-            raise ValueError(f"cannot sample in {count} steps with a schedule of {self.steps}; choose 1 to {self.steps}")
+            raise ValueError(
+                f"cannot sample in {count} steps with a schedule of {self.steps}; choose 1 to {self.steps}"
+            )
         return torch.linspace(self.steps - 1, 0, count).round().int().tolist()
 
-    def backward_step(self, noisy: Tensor, clean: Tensor, step: int, to: int | None, eta: float, draws: Draws) -> Tensor:
+    def backward_step(
+        self, noisy: Tensor, clean: Tensor, step: int, to: int | None, eta: float, draws: Draws
+    ) -> Tensor:
         """Go from `step` to the earlier step `to` (None: to the clean value), given the prediction `clean`.
 
         eta = 0 is DDIM (deterministic), eta = 1 is DDPM (the posterior's variance).
@@ -102,7 +106,12 @@ class Diffusion(nn.Module):
             count: number of predictions.
             eta: 0 for DDIM, 1 for DDPM.
             draws: source of the noise that DDPM adds.
+
+        Raises:
+            ValueError: more steps than the schedule has, or eta beyond 0 … 1.
         """
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta goes from 0 (DDIM) to 1 (DDPM), not {eta}")
         ladder: list[int] = self.ladder(count)
         for step, to in zip(ladder, [*ladder[1:], None], strict=True):
             clean = predict(noisy, torch.full((len(noisy),), step, device=noisy.device))
