@@ -111,7 +111,8 @@ def newest(run_dir: str | Path) -> Path | None:
 
 
 def prune(run_dir: str | Path, keep: int, milestones: set[int]) -> None:
-    """Remove all checkpoints but the last `keep` and those whose step is in `milestones`."""
+    """Remove all checkpoints but the last `keep` and those whose step is in `milestones`, and interrupted work."""
+    sweep(run_dir)
     kept = {_name(step) for step in milestones}
     for old in complete(run_dir)[:-keep]:
         if old.name not in kept:

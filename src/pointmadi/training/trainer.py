@@ -27,7 +27,6 @@ class Source(Protocol):
     """A function (epoch, step, draws) -> batch, whose length is the number of steps an epoch."""
 
     def __len__(self) -> int: ...
-
     def __call__(self, epoch: int, step: int, draws: Draws, /) -> dict[str, Tensor]: ...  # noqa: D102
 
 
@@ -66,7 +65,6 @@ class TrainerConfig(OptimConfig):
     track: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse counts that make no sense."""
         for name in ("epochs", "accumulate", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -103,8 +101,9 @@ class Trainer:
         self.optimizer = adamw(self.model, config)
         kind, precision = self.process.device.type, config.precision
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
-        dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-        self.autocast = torch.autocast(kind, dtype, enabled=precision != "fp32")
+        half = torch.float16 if precision == "fp16" else torch.bfloat16
+        self.autocast = torch.autocast(kind, half, enabled=precision != "fp32")
+        self.milestones = {epoch * self.epoch_steps for epoch in config.milestones}
         if config.compile:
             self.model.compile()
         self.parallel = distributed.spread(self.model, self.process)
@@ -117,6 +116,7 @@ class Trainer:
         distributed.wait()  # nobody writes before everybody has looked
         row: Row = {}
         with RunLog(self.run_dir, self.steps, self.step, self.config.track, self.process.main) as log:
+            self._prune()
             while self.step < self.steps:
                 row = self._epoch(log)
                 log.write(row)
@@ -176,18 +176,20 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint if one is due."""
-        config = self.config
-        milestones = {epoch * self.epoch_steps for epoch in config.milestones}
-        regular = self.step % (config.checkpoint_every * self.epoch_steps) == 0
-        if self.process.main and (regular or self.step == self.steps or self.step in milestones):
+        regular = self.step % (self.config.checkpoint_every * self.epoch_steps) == 0
+        if self.process.main and (regular or self.step == self.steps or self.step in self.milestones):
             state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step}
             checkpoint.save(self.run_dir, self.step, self.model, state, self._identity())
-            checkpoint.prune(self.run_dir, config.keep, milestones)
+            self._prune()
+
+    def _prune(self) -> None:
+        """Remove the checkpoints that are no longer needed, and what interrupted saves have left."""
+        if self.process.main:
+            checkpoint.prune(self.run_dir, self.config.keep, self.milestones)
 
     def _restore(self) -> None:
         """Go back to the newest checkpoint, or stay at the start if the run had none yet."""
-        newest = checkpoint.newest(self.run_dir)
-        if newest:
+        if newest := checkpoint.newest(self.run_dir):
             state = checkpoint.load(newest, self.model, self._identity())
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
@@ -195,5 +197,4 @@ class Trainer:
 
     def _identity(self) -> Row:
         """Return what has to be the same when this run is resumed."""
-        fixed = {name: value for name, value in vars(self.config).items() if name not in FREE}
-        return {"batches an epoch": len(self.batches), **fixed}
+        return {"batches an epoch": len(self.batches)} | {k: v for k, v in vars(self.config).items() if k not in FREE}
