@@ -1,1 +1,1 @@
-"""Shapes that need no download."""
+"""Shapes that need no download: the procedural corpus and everyday objects."""
