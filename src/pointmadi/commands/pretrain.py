@@ -34,8 +34,8 @@ class Config:
     """Pre-train an encoder on shapes, and say what it is worth.
 
     Attributes:
-        data: shapes to train on: `procedural` (endless), `procedural:20000`, `objects`, a packed .npz, a mesh or cloud, or
-            a folder of them; several may be given.
+        data: shapes to train on: `procedural` (endless), `procedural:20000`, `objects`, a packed .npz, a mesh or cloud,
+            or a folder of them; several may be given.
         split: which part of a packed set is used: its training part by default.
         run: folder of the run; by default runs/OBJECTIVE-ENCODER.
         resume: go on from the newest checkpoint of the run.
@@ -65,7 +65,7 @@ class Config:
     epoch_size: int = 52_470
     features: tuple[str, ...] = ()
     skip_bad: bool = False
-    augment: AugmentConfig = AugmentConfig()  # noqa: RUF009  (frozen)
+    augment: AugmentConfig = AugmentConfig()
     train: TrainerConfig = DEMO_TRAINING
     probe: tuple[str, ...] = ("objects",)
     probe_points: int = 0
@@ -146,7 +146,9 @@ def open_run(path: str | Path) -> tuple[Objective, Config]:
     folder = Path(path)
     newest = checkpoint.newest(folder)
     if newest is None or not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(f"{folder} is not the folder of a pre-training run: it holds no config.yaml or checkpoint")
+        raise FileNotFoundError(
+            f"{folder} is no folder of a pre-training run: it lacks config.yaml or a checkpoint"
+        )
     config = configs.parse(Config, recipe=folder / "config.yaml")
     objective = build(replace(config.encoder, features=len(channels(config.features))), config.objective)
     checkpoint.load(newest, objective, {})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pointmadi.commands.pretrain import open_run
+from pointmadi.data.clouds import Clouds
 from pointmadi.data.sources import open_source
 from pointmadi.models.masking import hide
 from pointmadi.objectives import PointMaDi
@@ -43,7 +44,7 @@ class Config:
     num_points: int = 0
     mask: Literal["random", "block"] = "block"
     complete: bool = False
-    sampling: SamplingConfig = SamplingConfig()  # noqa: RUF009  (frozen)
+    sampling: SamplingConfig = SamplingConfig()
     trajectory: str = ""
     seed: int = 0
 
@@ -60,8 +61,10 @@ def run(config: Config) -> None:
         raise ValueError(f"{config.checkpoint} needs feature channels; rebuild works on xyz alone")
     count = config.num_points or settings.num_points
     clouds = open_source(config.cloud, count, config.seed, "all")
-    if not hasattr(clouds, "xyz") or not 0 <= config.index < len(clouds):
-        raise ValueError(f"--index {config.index} is not a shape of {config.cloud}; it must be one that is stored there")
+    if not isinstance(clouds, Clouds) or not 0 <= config.index < len(clouds):
+        raise ValueError(
+            f"--index {config.index} is not a shape of {config.cloud}; it must be one that is stored there"
+        )
     index = torch.tensor([config.index])
     points = clouds.xyz(index)[:, :count]
     undo = clouds.scale[index].view(-1, 1, 1), clouds.center[index].view(-1, 1, 3)
@@ -76,7 +79,9 @@ def run(config: Config) -> None:
         made = rebuild(objective, patches, hidden, config.sampling, draws)
         members = patches.offsets + patches.centers[:, :, None]
         seen = members[~hidden].flatten(0, 1)[None]
-        single = rebuild(objective, patches, hidden, SamplingConfig(1, 0.0, config.sampling.places), Draws(config.seed, 1))
+        single = rebuild(
+            objective, patches, hidden, SamplingConfig(1, 0.0, config.sampling.places), Draws(config.seed, 1)
+        )
         _report(config.sampling.steps, errors(made, patches), errors(single, patches))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_ply(target, {"visible": seen * undo[0] + undo[1], "rebuilt": made.points * undo[0] + undo[1]})
@@ -117,4 +122,4 @@ def _write_trajectory(path: Path, made: Rebuilt) -> None:
             arrays[f"{name}_predicted"] = torch.cat([moment.clean for moment in moments]).numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

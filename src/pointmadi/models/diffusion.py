@@ -42,7 +42,7 @@ def signal_levels(config: DiffusionConfig) -> Tensor:
 
 
 class Moment(NamedTuple):
-    """One moment of the reverse process: the step, the noisy value that was given, the clean value predicted from it."""
+    """One moment of the reverse process: the step, the noisy value given, the clean value predicted from it."""
 
     step: int
     noisy: Tensor
@@ -98,7 +98,7 @@ class Diffusion(nn.Module):
     def sample(
         self, predict: Callable[[Tensor, Tensor], Tensor], noisy: Tensor, count: int, eta: float, draws: Draws
     ) -> Iterator[Moment]:
-        """Run the reverse process from pure noise in `count` steps and yield every moment; the last one's `clean` counts.
+        """Run the reverse process from pure noise in `count` steps; yield every moment: the last `clean` counts.
 
         Args:
             predict: (noisy (B, …), step (B,)) -> clean (B, …).

@@ -115,7 +115,7 @@ class Transformer(nn.Module):
             raise ValueError(f"depth must be at least 1, not {depth}: a transformer has blocks")
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path is a share of samples from 0 to below 1, not {drop_path}")
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
         self.blocks = nn.ModuleList(Block(dim, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(dim)
 

@@ -7,6 +7,19 @@ from pointmadi.objectives.pcp_mae import PCPMAE, PCPMAEConfig
 from pointmadi.objectives.point_madi import PointMaDi, PointMaDiConfig
 from pointmadi.objectives.point_mae import PointMAE, PointMAEConfig
 
+__all__ = [
+    "OBJECTIVES",
+    "PCPMAE",
+    "Objective",
+    "ObjectiveConfig",
+    "PCPMAEConfig",
+    "PointMAE",
+    "PointMAEConfig",
+    "PointMaDi",
+    "PointMaDiConfig",
+    "build",
+]
+
 ObjectiveConfig = PointMaDiConfig | PointMAEConfig | PCPMAEConfig
 Objective = PointMaDi | PointMAE | PCPMAE
 

@@ -1,4 +1,4 @@
-"""Point-MaDi (NeurIPS 2025): masked autoencoding with two diffusions, one of patch centres and one of hidden patches."""
+"""Point-MaDi (NeurIPS 2025): masked autoencoding with two diffusions, of patch centres and of hidden patches."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -28,8 +28,8 @@ class PointMaDiConfig:
         noised_centers: which centres are noised and predicted; the others are given as they are.
         patch_scale: factor on patches before they are noised; 1 as released, 1/0.13 gives them unit variance.
         step_embedding: tell the decoder the diffusion step; off as released.
-        encoder_hidden: what the encoder's hidden stream sees: 'real' patch contents as released, or one 'learned' token,
-            which lets the model complete scans that lack the hidden part.
+        encoder_hidden: what the encoder's hidden stream sees: 'real' patch contents as released, or one 'learned'
+            token, which lets the model complete scans that lack the hidden part.
         loss: distance between rebuilt and true patches: Chamfer 'l2' or 'l1', or 'mse' point by point.
         center_weight: weight γ of the loss on predicted centres.
         decoder: the network that rebuilds hidden patches.
@@ -75,8 +75,8 @@ class PointMaDi(nn.Module):
         self.num_hidden = count_hidden(config.random_ratio, encoder.num_patches)
         if self.num_hidden != count_hidden(config.block_ratio, encoder.num_patches):
             raise ValueError(
-                f"random_ratio {config.random_ratio} and block_ratio {config.block_ratio} hide different numbers of the "
-                f"{encoder.num_patches} patches; choose ratios that hide the same number"
+                f"random_ratio {config.random_ratio} and block_ratio {config.block_ratio} hide different numbers of "
+                f"the {encoder.num_patches} patches; choose ratios that hide the same number"
             )
         dim, patch_size = encoder.dim, encoder.patch_size
         self.encoder = PointEncoder(encoder)

@@ -1,6 +1,6 @@
 """The reverse process of Point-MaDi: places from noise, then hidden patches from noise.
 
-The release trains both diffusions and never runs them backwards: its samplers cannot run (docs/faithfulness.md, 5, 16, 17).
+The release trains both diffusions and never runs them backwards; its samplers cannot run (docs/faithfulness.md, 5, 16).
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class SamplingConfig:
     Attributes:
         steps: predictions for the places, and again for the patches; 1 is one-step prediction from pure noise.
         eta: 0 for DDIM (deterministic given the start), 1 for DDPM.
-        places: where the sampler starts: 'unknown' denoises all centres, a jigsaw of patches whose contents are known and
-            whose places are not; 'visible' knows the places of visible patches; 'given' takes all centres as they are.
+        places: what is known: 'unknown' denoises all centres, a jigsaw of patches whose contents are known and whose
+            places are not; 'visible' knows the places of visible patches; 'given' takes all centres as they are.
     """
 
     steps: int = 50
