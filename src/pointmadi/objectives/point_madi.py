@@ -88,7 +88,6 @@ class PointMaDi(nn.Module):
         self.embed_step = StepEmbedding(dim) if config.step_embedding else None
         self.hidden_token = nn.Parameter(0.02 * torch.randn(dim)) if config.encoder_hidden == "learned" else None
         self.decoder = PatchDecoder(dim, patch_size, config.decoder)
-        init_decoder(self.decoder)
 
     @property
     def num_visible(self) -> int:
@@ -178,13 +177,3 @@ class PointMaDi(nn.Module):
         if self.embed_step is not None:
             tokens = tokens + self.embed_step(step)[:, None]
         return self.decoder(tokens, self.encoder.positions(centers), self.num_visible)
-
-
-def init_decoder(decoder: PatchDecoder) -> None:
-    """Initialise as the release does: Xavier in the transformer (q, k, v one by one), PyTorch's default at its exit."""
-    for layer in decoder.transformer.modules():
-        if isinstance(layer, nn.Linear):
-            whole = layer.weight.detach()
-            for matrix in whole.chunk(3) if layer.out_features == 3 * layer.in_features else [whole]:
-                nn.init.xavier_uniform_(matrix)
-    decoder.rebuild.reset_parameters()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pointmadi.models.decoder import DecoderConfig, PatchDecoder, PatchLoss, patch_loss
-from pointmadi.models.encoder import EncoderConfig, PointEncoder, init_weights
+from pointmadi.models.encoder import EncoderConfig, PointEncoder
 from pointmadi.models.masking import count_hidden, hide, visible_first
 from pointmadi.nn.embeddings import MLPPositions
 from pointmadi.nn.patches import Patches
@@ -43,7 +43,6 @@ class PointMAE(nn.Module):
         self.hidden_token = nn.Parameter(torch.zeros(encoder.dim))
         self.decoder_positions = MLPPositions(encoder.dim)
         self.decoder = PatchDecoder(encoder.dim, encoder.patch_size, config.decoder)
-        self.decoder_positions.apply(init_weights)
         nn.init.trunc_normal_(self.hidden_token, std=0.02)
 
     def forward(self, batch: dict[str, Tensor], draws: Draws) -> dict[str, Tensor]:

@@ -92,6 +92,8 @@ def complete(objective: PointMaDi, points: Tensor, config: SamplingConfig, draws
             "this model sees the contents of hidden patches, so it cannot complete a scan; "
             "pre-train with --objective.encoder-hidden learned"
         )
+    if objective.config.noised_centers == "visible":
+        raise ValueError("this model never learned where hidden patches are (noised_centers='visible')")
     patches = cut(points, objective.num_visible, objective.encoder.config.patch_size)
     tokens = objective.encoder.tokenizer(patches)
     batch, visible, _ = tokens.shape
