@@ -1,6 +1,7 @@
 """Measure what encoders are worth: their frozen features beside the floors, in one table."""
 
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -109,12 +110,12 @@ def labelled(spec: str, num_points: int, features: Sequence[str] = (), skip_bad:
         raise ValueError(f"{spec} has no labels, so nothing can be probed on it; use `objects` or a labelled set")
     if bool((clouds.label < 0).any()):
         clouds = clouds.select(clouds.label >= 0)
-    if clouds.split is not None:
-        return Labelled(clouds.train(), clouds.test(), "its own split")
     assert clouds.label is not None
-    split = replace(clouds, split=hash_split(clouds.names, clouds.label).to(torch.uint8))
-    about = f"no split of its own: {100 * TEST:.0f} % of each class were held out by a hash of the names"
-    return Labelled(split.train(), split.test(), about)
+    about = "its own split"
+    if clouds.split is None:
+        clouds = replace(clouds, split=hash_split(clouds.names, clouds.label).to(torch.uint8))
+        about = f"no split of its own: {100 * TEST:.0f} % of each class held out by a hash of the names"
+    return Labelled(clouds.train(), clouds.test(), f"{about}; fingerprint {clouds.fingerprint()}")
 
 
 def measure(
@@ -138,8 +139,9 @@ def show(report: Report, console: Console) -> None:
 
 def write(report: Report, folder: Path) -> list[Path]:
     """Write probe.json, with one score a seed, and probe.md, the tables; return their paths."""
+    values = {"command": sys.argv, **report.plain()}
     texts = {
-        folder / "probe.json": json.dumps(report.plain(), indent=2, ensure_ascii=False) + "\n",
+        folder / "probe.json": json.dumps(values, indent=2, ensure_ascii=False) + "\n",
         folder / "probe.md": report.markdown(),
     }
     for path, text in texts.items():

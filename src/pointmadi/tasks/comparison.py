@@ -6,6 +6,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from pointmadi.models.encoder import EncoderConfig, PointEncoder
 from pointmadi.tasks.handmade import FLOORS
@@ -119,24 +120,33 @@ def compare(
     rows: Sequence[Row], sets: Mapping[str, Labelled], settings: Settings, device: torch.device | str = "cpu"
 ) -> Iterator[Result]:
     """Probe each row on each set, and yield results as they come."""
+    labels = {data: _labels(data, shapes, settings.num_points) for data, shapes in sets.items()}
     for data, shapes in sets.items():
-        if shapes.train.label is None or shapes.test.label is None:
-            raise ValueError(f"{data} has no labels, so nothing can be probed on it")
+        train_y, test_y = labels[data]
         for row in rows:
             chosen = (*LINEAR_AND_NEIGHBORS, *(["trees"] if row.trees or settings.trees else []))
             scores: dict[str, list[Score]] = {classifier: [] for classifier in chosen}
             dim = 0
             for seed in settings.seeds:
                 encoder = row.encoder(seed)
-                train, test = (
+                train_x, test_x = (
                     features_of(encoder, part, settings.num_points, settings.batch_size, device, seed)
                     for part in (shapes.train, shapes.test)
                 )
-                dim = train.shape[1]
-                reached = probe(train, shapes.train.label.cpu(), test, shapes.test.label.cpu(), seed, chosen)
-                for classifier, score in reached.items():
+                dim = train_x.shape[1]
+                for classifier, score in probe(train_x, train_y, test_x, test_y, seed, chosen).items():
                     scores[classifier].append(score)
             yield Result(data, row.name, dim, scores)
+
+
+def _labels(data: str, shapes: Labelled, num_points: int) -> tuple[Tensor, Tensor]:
+    """Return the classes of the training and the test shapes, once it is clear that the set can be probed on."""
+    if shapes.train.label is None or shapes.test.label is None:
+        raise ValueError(f"{data} has no labels, so nothing can be probed on it")
+    fewest = min(shapes.train.num_points, shapes.test.num_points)
+    if num_points > fewest:
+        raise ValueError(f"{data} has {fewest} points a shape, fewer than {num_points}; lower num_points")
+    return shapes.train.label.cpu(), shapes.test.label.cpu()
 
 
 def mean_std(values: Sequence[float]) -> str:
