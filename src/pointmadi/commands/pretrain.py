@@ -1,5 +1,6 @@
 """Pre-train an encoder: data, objective, trainer, probe, read from top to bottom."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pointmadi.data.augment import AugmentConfig
 from pointmadi.data.clouds import Clouds
 from pointmadi.data.folder import progress_bar
 from pointmadi.data.formats import channels
-from pointmadi.data.sources import Split, batches_from, open_source
+from pointmadi.data.sources import Endless, Split, batches_from, open_source
 from pointmadi.models.decoder import DecoderConfig
 from pointmadi.models.encoder import PRESETS, EncoderConfig, PointEncoder
 from pointmadi.objectives import OBJECTIVES, Objective, ObjectiveConfig, PointMaDiConfig, build
@@ -42,6 +43,7 @@ class Config:
         encoder: what is trained: nano, tiny, small (as released), base, or one of them with changes.
         objective: how it is trained: point-madi, point-mae, pcp-mae, or one of them with changes.
         num_points: points of a shape, chosen at random at every step.
+        stored_points: points that are kept of a shape that is read or made, to choose from; at least `num_points`.
         batch_size: shapes of a step, of all processes together.
         epoch_size: shapes that count as an epoch of the endless procedural corpus.
         features: further channels to read beside xyz, such as normals, rgb, intensity.
@@ -61,6 +63,7 @@ class Config:
         default=DEMO_OBJECTIVE, metadata={"choices": {**OBJECTIVES, "demo": DEMO_OBJECTIVE}}
     )
     num_points: int = 1024
+    stored_points: int = 2048
     batch_size: int = 64
     epoch_size: int = 52_470
     features: tuple[str, ...] = ()
@@ -83,20 +86,8 @@ def run(config: Config) -> None:
     if config.batch_size % process.world:
         raise ValueError(f"batch_size {config.batch_size} does not divide among {process.world} processes")
 
+    sources = _open(config, process)
     seed = config.train.seed
-    with progress_bar("reading shapes") as progress:
-        sources = [
-            open_source(
-                spec,
-                config.num_points,
-                seed,
-                config.split,
-                features=config.features,
-                skip_bad=config.skip_bad,
-                progress=progress,
-            )
-            for spec in config.data
-        ]
     batches = batches_from(
         sources,
         config.batch_size // process.world,
@@ -114,7 +105,8 @@ def run(config: Config) -> None:
 
     if process.main:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
+        complete = replace(config, run=str(folder), resume=False)  # `pretrain FOLDER/config.yaml --resume` goes on
+        (folder / "config.yaml").write_text(configs.dump(complete), encoding="utf-8")
         prints = {
             spec: source.fingerprint() if isinstance(source, Clouds) else repr(source)
             for spec, source in zip(config.data, sources, strict=True)
@@ -126,6 +118,7 @@ def run(config: Config) -> None:
             f"{name}: encoder of {parameters / 1e6:.2f} M parameters, {shapes} shapes of {config.num_points} points, "
             f"{trainer.steps} steps of {config.batch_size} on {process.device}",
             highlight=False,
+            soft_wrap=True,
         )
     untrained = PointEncoder(objective.encoder.config)
     untrained.load_state_dict({key: value.cpu() for key, value in objective.encoder.state_dict().items()})
@@ -141,14 +134,35 @@ def run(config: Config) -> None:
     distributed.wait()
 
 
+def _open(config: Config, process: distributed.Process) -> list[Clouds | Endless]:
+    """Open all sources; the first process fills the cache, where the others find what it read or made."""
+    if not process.main:
+        distributed.wait()
+    folders = any(Path(spec).is_dir() for spec in config.data)
+    with progress_bar("reading shapes") if folders else nullcontext() as progress:
+        sources = [
+            open_source(
+                spec,
+                max(config.stored_points, config.num_points),
+                config.train.seed,
+                config.split,
+                features=config.features,
+                skip_bad=config.skip_bad,
+                progress=progress,
+            )
+            for spec in config.data
+        ]
+    if process.main:
+        distributed.wait()
+    return sources
+
+
 def open_run(path: str | Path) -> tuple[Objective, Config]:
     """Open the newest checkpoint of a run: the whole objective in eval mode, and the configuration it was made with."""
     folder = Path(path)
     newest = checkpoint.newest(folder)
     if newest is None or not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(
-            f"{folder} is no folder of a pre-training run: it lacks config.yaml or a checkpoint"
-        )
+        raise FileNotFoundError(f"{folder} is no folder of a pre-training run: it lacks config.yaml or a checkpoint")
     config = configs.parse(Config, recipe=folder / "config.yaml")
     objective = build(replace(config.encoder, features=len(channels(config.features))), config.objective)
     checkpoint.load(newest, objective, {})
