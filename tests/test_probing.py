@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -207,7 +208,7 @@ def test_floors_are_hand_made_and_one_untrained_encoder_an_architecture() -> Non
     assert [row.name for row in floors()] == ["bounding box", "radii + D2", "strong", "strong + box"]
     assert [row.name for row in floors([TINY, TINY])][4:] == ["random weights"]
     names = [row.name for row in floors([TINY, replace(TINY, depth=2)])][4:]
-    assert names == ["random weights 12x1, 8 patches", "random weights 12x2, 8 patches"]
+    assert names == ["random weights 12x1, 8 patches, mlp", "random weights 12x2, 8 patches, mlp"]
 
 
 def test_the_table_holds_every_row_and_seed(clouds: Clouds) -> None:
@@ -287,3 +288,17 @@ def test_results_go_into_the_run_folder_of_a_single_run(tmp_path: Path) -> None:
         (("a", "b"), "", None),
     ):
         assert command.folder_of(command.Config(runs, to=to)) == folder
+
+
+def test_a_run_of_several_seeds_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def load(path: str) -> SimpleNamespace:
+        opened.append(path)
+        return SimpleNamespace(config=TINY, path=path)
+
+    monkeypatch.setattr(command, "_load", load)
+    one, several = command.rows_of(["runs/a", "runs/b-{seed}"], with_floors=False, seeds=(3, 5))
+    assert opened == ["runs/a", "runs/b-3", "runs/b-5"]
+    assert [one.encoder(seed).path for seed in (3, 5)] == ["runs/a", "runs/a"]
+    assert [several.encoder(seed).path for seed in (3, 5)] == ["runs/b-3", "runs/b-5"]

@@ -18,6 +18,7 @@ from pointmadi.tasks.comparison import Labelled, Report, Row, Settings, compare,
 from pointmadi.tasks.probing import TEST, hash_split
 
 NONE = "none"  # in the place of a run: the hand-made floors alone
+SEED = "{seed}"  # in the name of a run: the run of each seed
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Config:
     """Say what encoders are worth: linear SVM, logistic regression and k-NN on frozen features, beside the floors.
 
     Attributes:
-        runs: run folders, encoder.safetensors or checkpoints; 'none' for the hand-made floors alone.
+        runs: run folders, encoder.safetensors or checkpoints; 'none' for the hand-made floors alone. `runs/x-{seed}`
+            is one row over several training runs: runs/x-0 is probed with seed 0, runs/x-1 with seed 1 …
         data: labelled sets: packed .npz files, folders whose sub-folders are classes, or `objects`.
         seeds: each chooses points, validation shapes and untrained weights; results are means over them.
         num_points: points of each shape.
@@ -57,7 +59,7 @@ def run(config: Config) -> None:
 
     device = pick_device(config.device)
     settings = Settings(config.seeds, config.num_points, config.batch_size, config.trees)
-    rows = rows_of(config.runs, config.floors)
+    rows = rows_of(config.runs, config.floors, config.seeds)
     folder = folder_of(config)
     names = [Path(spec).stem for spec in config.data]
     named = names if len(set(names)) == len(names) else list(config.data)
@@ -72,17 +74,25 @@ def run(config: Config) -> None:
         console.print("made " + " ".join(map(str, write(report, folder))), highlight=False, soft_wrap=True)
 
 
-def rows_of(runs: Sequence[str], with_floors: bool = True) -> list[Row]:
-    """Return the rows of the table: floors first, then the encoder of each run."""
+def rows_of(runs: Sequence[str], with_floors: bool = True, seeds: Sequence[int] = (0,)) -> list[Row]:
+    """Return the rows of the table: floors first, then the encoder of each run, or of each seed of a run."""
     paths = [run for run in runs if run != NONE]
-    encoders = [_load(path) for path in paths]
+    encoders = [{seed: _load(path.replace(SEED, str(seed))) for seed in _seeds_of(path, seeds)} for path in paths]
     short = [path.parent.name if path.is_file() and path.parent.name else path.name for path in map(Path, paths)]
     names = short if len(set(short)) == len(short) else paths
-    trained = [Row(name, fixed(encoder)) for name, encoder in zip(names, encoders, strict=True)]
-    rows = [*(floors(encoder.config for encoder in encoders) if with_floors else []), *trained]
+    trained = [
+        Row(name, own.__getitem__ if SEED in path else fixed(own[seeds[0]]))
+        for name, path, own in zip(names, paths, encoders, strict=True)
+    ]
+    configs = [encoder.config for own in encoders for encoder in own.values()]
+    rows = [*(floors(configs) if with_floors else []), *trained]
     if not rows:
         raise ValueError("nothing to probe: give a run, or leave the floors in")
     return rows
+
+
+def _seeds_of(path: str, seeds: Sequence[int]) -> Sequence[int]:
+    return seeds if SEED in path else seeds[:1]
 
 
 def _load(path: str) -> PointEncoder:

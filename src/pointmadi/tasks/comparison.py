@@ -110,7 +110,7 @@ def untrained(config: EncoderConfig) -> Callable[[int], PointEncoder]:
 def floors(configs: Iterable[EncoderConfig] = ()) -> list[Row]:
     """Return what an encoder has to beat: hand-made descriptions, and untrained encoders of these configs."""
     distinct = list(dict.fromkeys(configs))
-    sizes = [f" {config.dim}x{config.depth}, {config.num_patches} patches" for config in distinct]
+    sizes = [f" {each.dim}x{each.depth}, {each.num_patches} patches, {each.positions}" for each in distinct]
     names = ["random weights" + (size if len(distinct) > 1 else "") for size in sizes]
     drawn = [Row(name, untrained(config)) for name, config in zip(names, distinct, strict=True)]
     return [*(Row(name, fixed(floor), "strong" in name) for name, floor in FLOORS.items()), *drawn]
