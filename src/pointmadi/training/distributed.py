@@ -1,6 +1,7 @@
 """Training over several processes: torchrun's environment in, joint batches out.
 
-Start a run on W devices with `torchrun --nproc-per-node W -m pointmadi …`; without torchrun everything here is a no-op.
+Start a run on W devices with `torchrun --nproc-per-node W -m -- pointmadi …` (without the two dashes torchrun takes
+`--run` for an option of its own). Without torchrun everything here is a no-op.
 """
 
 import atexit
