@@ -108,7 +108,7 @@ def flops(encoder: EncoderConfig, objective: ObjectiveConfig) -> tuple[Counter[s
         positions(visible)
         positions(groups)
         transformer("encoder", encoder.depth, views, visible)
-    transformer("decoder", objective.decoder.depth, views, groups, first_output=visible)
+    transformer("decoder", objective.decoder.depth_beside(encoder), views, groups, first_output=visible)
     linear("decoder", views * hidden, dim, 3 * size)
     return forward, backward
 

@@ -14,9 +14,8 @@ from pointmadi.data.clouds import Clouds
 from pointmadi.data.folder import progress_bar
 from pointmadi.data.formats import channels
 from pointmadi.data.sources import Endless, Split, batches_from, open_source
-from pointmadi.models.decoder import DecoderConfig
 from pointmadi.models.encoder import PRESETS, EncoderConfig, PointEncoder
-from pointmadi.objectives import OBJECTIVES, Objective, ObjectiveConfig, PointMaDiConfig, build
+from pointmadi.objectives import OBJECTIVES, Objective, ObjectiveConfig, build
 from pointmadi.tasks.comparison import Row, Settings, fixed, floors
 from pointmadi.training import checkpoint, distributed
 from pointmadi.training.logging import describe_run
@@ -24,8 +23,7 @@ from pointmadi.training.trainer import Trainer, TrainerConfig
 
 # What the release exempts from decay because "token" is in its name there (docs/faithfulness.md, 21).
 EXEMPT = ("token", "hidden_position", "embed_noisy")
-DEMO_OBJECTIVE = PointMaDiConfig(decoder=DecoderConfig(depth=1))
-DEMO_TRAINING = TrainerConfig(
+SHORT_TRAINING = TrainerConfig(
     epochs=8, lr=2e-3, schedule="step", warmup=1, precision="bf16", exempt=EXEMPT, log_every=20
 )
 
@@ -59,9 +57,7 @@ class Config:
     run: str = ""
     resume: bool = False
     encoder: EncoderConfig = field(default=PRESETS["nano"], metadata={"choices": PRESETS})
-    objective: ObjectiveConfig = field(
-        default=DEMO_OBJECTIVE, metadata={"choices": {**OBJECTIVES, "demo": DEMO_OBJECTIVE}}
-    )
+    objective: ObjectiveConfig = field(default=OBJECTIVES["point-madi"], metadata={"choices": OBJECTIVES})
     num_points: int = 1024
     stored_points: int = 2048
     batch_size: int = 64
@@ -69,7 +65,7 @@ class Config:
     features: tuple[str, ...] = ()
     skip_bad: bool = False
     augment: AugmentConfig = AugmentConfig()
-    train: TrainerConfig = DEMO_TRAINING
+    train: TrainerConfig = SHORT_TRAINING
     probe: tuple[str, ...] = ("objects",)
     probe_points: int = 0
 

@@ -6,6 +6,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pointmadi.models.encoder import EncoderConfig
 from pointmadi.nn.transformer import Transformer
 from pointmadi.ops.chamfer import chamfer
 
@@ -17,14 +18,18 @@ class DecoderConfig:
     """What the decoder is.
 
     Attributes:
-        depth: number of transformer blocks.
+        depth: number of transformer blocks; 0 means a third of the encoder's, as released (4 for 12).
         heads: attention heads.
         drop_path: rate of stochastic depth at the last block.
     """
 
-    depth: int = 4
+    depth: int = 0
     heads: int = 6
     drop_path: float = 0.1
+
+    def depth_beside(self, encoder: EncoderConfig) -> int:
+        """Return the number of blocks in company of this encoder."""
+        return self.depth or max(1, encoder.depth // 3)
 
 
 def init_xavier(module: nn.Module) -> None:
@@ -40,10 +45,10 @@ def init_xavier(module: nn.Module) -> None:
 class PatchDecoder(nn.Module):
     """A transformer over all patches and a linear layer that turns the hidden ones into points."""
 
-    def __init__(self, dim: int, patch_size: int, config: DecoderConfig) -> None:
+    def __init__(self, encoder: EncoderConfig, config: DecoderConfig) -> None:
         super().__init__()
-        self.transformer = Transformer(dim, config.depth, config.heads, config.drop_path)
-        self.rebuild = nn.Linear(dim, 3 * patch_size)
+        self.transformer = Transformer(encoder.dim, config.depth_beside(encoder), config.heads, config.drop_path)
+        self.rebuild = nn.Linear(encoder.dim, 3 * encoder.patch_size)
         self.transformer.apply(init_xavier)
 
     def forward(self, tokens: Tensor, positions: Tensor, visible: int) -> Tensor:

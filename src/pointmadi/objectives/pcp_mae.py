@@ -52,7 +52,7 @@ class PCPMAE(nn.Module):
         self.hidden_position = nn.Parameter(torch.zeros(dim))
         self.hidden_token = nn.Parameter(torch.zeros(dim))
         self.predict = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim), nn.ReLU(), nn.Linear(dim, dim))
-        self.decoder = PatchDecoder(dim, encoder.patch_size, config.decoder)
+        self.decoder = PatchDecoder(encoder, config.decoder)
         nn.init.trunc_normal_(self.hidden_position, std=0.02)
         nn.init.trunc_normal_(self.hidden_token, std=0.02)
 

@@ -87,7 +87,7 @@ class PointMaDi(nn.Module):
         self.embed_noisy = nn.Linear(3 * patch_size, dim)
         self.embed_step = StepEmbedding(dim) if config.step_embedding else None
         self.hidden_token = nn.Parameter(0.02 * torch.randn(dim)) if config.encoder_hidden == "learned" else None
-        self.decoder = PatchDecoder(dim, patch_size, config.decoder)
+        self.decoder = PatchDecoder(encoder, config.decoder)
 
     @property
     def num_visible(self) -> int:

@@ -42,7 +42,7 @@ class PointMAE(nn.Module):
         self.encoder = PointEncoder(encoder)
         self.hidden_token = nn.Parameter(torch.zeros(encoder.dim))
         self.decoder_positions = MLPPositions(encoder.dim)
-        self.decoder = PatchDecoder(encoder.dim, encoder.patch_size, config.decoder)
+        self.decoder = PatchDecoder(encoder, config.decoder)
         nn.init.trunc_normal_(self.hidden_token, std=0.02)
 
     def forward(self, batch: dict[str, Tensor], draws: Draws) -> dict[str, Tensor]:
