@@ -7,8 +7,8 @@ one matrix here. No tensor is passed over in silence: it is taken, or named as l
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,7 +24,7 @@ Side = Literal["theirs", "ours"]
 
 
 class Pair(NamedTuple):
-    """The beginning of a published name (the whole name, where no dot ends it), ours, and how the tensors differ."""
+    """The beginning of a published name, ours, and how the tensors differ."""
 
     theirs: str
     ours: str
@@ -78,8 +78,8 @@ MADI = (
     Pair("mask_token.", "embed_noisy.", "convolution"),
     Pair("pred_pos_vis.", "visible_center."),
     Pair("pred_pos_msk.", "hidden_center."),
+    Pair("time_emb.freq", "embed_step.rates", "logarithm"),  # before the line below, which would fit too
     Pair("time_emb.mlp.", "embed_step."),
-    Pair("time_emb.freq", "embed_step.rates", "logarithm"),
 )
 MAE = (*DECODER, Pair("mask_token", "hidden_token", "vector"), Pair("decoder_pos_embed.", "decoder_positions."))
 PCP = (
@@ -101,7 +101,7 @@ FORMATS = {
 HEADS = {192: 3, 384: 6, 768: 12}  # as published: shapes do not tell
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Published:
     """What a published checkpoint holds. Its names are checked when it is put into a model.
 
@@ -116,8 +116,8 @@ class Published:
     kind: str
     encoder: EncoderConfig
     decoder_depth: int
-    state: State = field(repr=False)
-    left_out: tuple[str, ...] = ()
+    state: State
+    left_out: tuple[str, ...]
 
     def __str__(self) -> str:
         size = self.encoder
@@ -127,7 +127,7 @@ class Published:
         )
 
     def build_encoder(self) -> PointEncoder:
-        """Build its encoder, in eval mode.
+        """Build its encoder, for use.
 
         Raises:
             ValueError: tensors are missing, left over or of another shape.
@@ -149,13 +149,12 @@ class Published:
         _fill(objective, self.state, FORMATS[self.kind].pairs(self.encoder.positions, "encoder."), str(self))
 
 
-def detect(names: Iterable[str]) -> str:
+def detect(names: Collection[str]) -> str:
     """Tell which kind of published checkpoint has these names: a key of FORMATS.
 
     Raises:
         ValueError: none of them.
     """
-    names = list(names)
     for kind, form in FORMATS.items():
         if form.mark in names:
             return kind
@@ -253,8 +252,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the readers meet in a file that is something else
         raise ValueError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
-    content = content if isinstance(content, dict) else {}
-    state = next((content[part] for part in ("base_model", "model_state_dict") if part in content), content)
+    state = content if isinstance(content, dict) else {}
+    state = next((state[part] for part in ("base_model", "model_state_dict") if part in state), state)
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state dict, neither by itself nor as base_model or model_state_dict")
     return dict(state), None
@@ -282,11 +281,11 @@ def _load_folder(folder: Path) -> PointEncoder:
 
     weights, _ = read(checkpoint / "model.safetensors")
     own = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
-    rest = summarize(name for name in weights if not name.startswith("encoder."))
+    rest = [name for name in weights if not name.startswith("encoder.")]
     return _build(
         (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("encoder"),
         own,
-        f"checkpoint {checkpoint} of a run; left out: {rest}",
+        f"checkpoint {checkpoint} of a run; left out: {summarize(rest)}",
         # These two are not as configured, but as the objective and the data demanded.
         positions="sincos" if "positions.network.0.weight" in own else "mlp",
         features=_shape(own, "tokenizer.lift.weight")[1] - 3,
@@ -335,16 +334,12 @@ def _shape(state: State, name: str) -> tuple[int, ...]:
 
 
 def _count_blocks(state: State, prefix: str) -> int:
-    numbers = {name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)}
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+    return len({name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)})
 
 
 def _find(pairs: Sequence[Pair], name: str, side: Side) -> Pair | None:
     """Find the pair that a name belongs to."""
-    starts = ((getattr(pair, side), pair) for pair in pairs)
-    return next(
-        (pair for start, pair in starts if name.startswith(start) and (start[-1] == "." or name == start)), None
-    )
+    return next((pair for pair in pairs if name.startswith(getattr(pair, side))), None)
 
 
 def _translate(state: State, pairs: Sequence[Pair], side: Side) -> dict[str, Tensor]:
@@ -355,14 +350,15 @@ def _translate(state: State, pairs: Sequence[Pair], side: Side) -> dict[str, Ten
         pair = _find(pairs, name, side)
         if pair is None:
             raise ValueError(f"the published code has no counterpart of {name}, so it cannot hold this model")
-        if other == "ours":
-            value = value.exp() if pair.layout == "logarithm" else value.squeeze() if value.dim() == 3 else value
-        elif pair.layout == "logarithm":
-            value = value.log()
-        elif pair.layout == "vector":
-            value = value[None, None]
-        elif pair.layout == "convolution" and value.dim() == 2:
-            value = value[..., None]
+        match pair.layout, other:
+            case "convolution", "ours":
+                value = value.squeeze(-1)
+            case "convolution", "theirs" if value.dim() == 2:
+                value = value[..., None]
+            case "vector", _:
+                value = value.flatten() if other == "ours" else value[None, None]
+            case "logarithm", _:
+                value = value.exp() if other == "ours" else value.log()
         result[getattr(pair, other) + name[len(getattr(pair, side)) :]] = value
     return result
 
@@ -377,10 +373,10 @@ def _to_ours(state: State, pairs: Sequence[Pair]) -> dict[str, Tensor]:
 
 def _to_theirs(weights: State, pairs: Sequence[Pair]) -> dict[str, Tensor]:
     state = _translate(weights, pairs, "ours")
-    if FORMATS["point-madi"].mark in state:
-        for name in [name for name in state if re.match(r"MAE_decoder\..*\.qkv\.", name)]:
-            parts = zip("qkv", state.pop(name).chunk(3))
-            state |= {name.replace(".qkv.", f".{letter}_linear."): part for letter, part in parts}
+    joint = r"MAE_decoder\..*\.qkv\." if FORMATS["point-madi"].mark in state else "$"
+    for name in [name for name in state if re.match(joint, name)]:
+        parts = zip("qkv", state.pop(name).chunk(3))
+        state |= {name.replace(".qkv.", f".{letter}_linear."): part for letter, part in parts}
     return state
 
 
@@ -398,6 +394,6 @@ def _require(found: State, expected: State, what: str) -> None:
         "left over": [name for name in found if name not in expected],
         "of another shape": [f"{name} {own}, not {other}" for name, (own, other) in shapes.items() if own != other],
     }
-    said = [f"{fault} ({len(names)}): {', '.join(names)}" for fault, names in faults.items() if names]
-    if said:
+    if any(faults.values()):
+        said = (f"{fault} ({len(names)}): {', '.join(names)}" for fault, names in faults.items() if names)
         raise ValueError(f"the tensors do not fit ({what}); {'; '.join(said)}")
