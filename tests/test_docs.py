@@ -34,6 +34,8 @@ def test_commands_shown_are_commands_that_exist(document: Path, monkeypatch: pyt
     for line in lines_that_call(document):
         name, *args = shlex.split(line, comments=True)
         recipe = args.pop(0) if args and args[0].endswith(".yaml") else None
+        if recipe and recipe.startswith("runs/"):  # the config of a run that the reader has made
+            recipe = None
         config.parse(import_module(f"pointmadi.commands.{name}").Config, args, recipe)
 
 
