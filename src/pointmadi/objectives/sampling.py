@@ -85,7 +85,7 @@ def complete(objective: PointMaDi, points: Tensor, config: SamplingConfig, draws
     The scan is cut into the visible patches only. The model must have been trained with `encoder_hidden='learned'`.
 
     Raises:
-        ValueError: the encoder of this model looks at the contents of hidden patches, which a partial scan lacks.
+        ValueError: this model wants to know the contents or the places of hidden patches, which a partial scan lacks.
     """
     if objective.hidden_token is None:
         raise ValueError(
@@ -120,11 +120,10 @@ def _sample(
         noise = draws.normal(*known.shape)
 
         def place(noisy: Tensor, step: Tensor) -> Tensor:
-            noisy = objective.keep_given(noisy, known)
             if config.places == "visible":
                 seen = objective.center_diffusion.add_noise(known, step, noise)
                 noisy = torch.cat([seen[:, :visible], noisy[:, visible:]], dim=1)
-            return objective.predict_centers(tokens, noisy)[1]
+            return objective.predict_centers(tokens, objective.keep_given(noisy, known))[1]
 
         center_path = tuple(objective.center_diffusion.sample(place, noise, config.steps, config.eta, draws))
         centers = objective.keep_given(center_path[-1].clean, known)
