@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pointmadi.nn.patches import Patches, Tokenizer, cut
+from pointmadi.nn.patches import Patches, Tokenizer, _peak, cut
 from pointmadi.ops.sampling import farthest_points
 
 WIDTHS = (8, 16, 24)
@@ -146,3 +146,18 @@ def test_features_that_do_not_fit_are_refused(wanted, given):
     patches = cut(cloud(), 7, 9, cloud(seed=1)[..., :given] if given else None)
     with pytest.raises(ValueError, match=f"takes {wanted} feature channels beside xyz, {given} were given"):
         tokenizer(features=wanted)(patches)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_fast_maximum_has_the_value_and_gradient_of_the_plain_one(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(5, 8, 6).to(dtype)
+    x[1, 3] = x[1, 5] = 9  # two equals
+    x[2] = -4  # all equal
+    factor = torch.randn(5, 6).to(dtype)
+    found, plain = x.clone().requires_grad_(), x.clone().requires_grad_()
+    assert torch.equal(_peak(found), plain.amax(1))
+    (_peak(found) * factor).sum().backward()
+    (plain.amax(1) * factor).sum().backward()
+    torch.testing.assert_close(found.grad, plain.grad, rtol=0, atol=0)
+    torch.testing.assert_close(found.grad.sum(1), factor)
