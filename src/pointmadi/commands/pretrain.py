@@ -16,10 +16,10 @@ from pointmadi.data.formats import channels
 from pointmadi.data.sources import Endless, Split, batches_from, open_source
 from pointmadi.models.encoder import PRESETS, EncoderConfig, PointEncoder
 from pointmadi.objectives import OBJECTIVES, Objective, ObjectiveConfig, build
-from pointmadi.tasks.comparison import Row, Settings, fixed, floors
+from pointmadi.tasks.comparison import Labelled, Row, Settings, fixed, floors
 from pointmadi.training import checkpoint, distributed
 from pointmadi.training.logging import describe_run
-from pointmadi.training.trainer import Trainer, TrainerConfig
+from pointmadi.training.trainer import FREE, Trainer, TrainerConfig
 
 # What the release exempts from decay because "token" is in its name there (docs/faithfulness.md, 21).
 EXEMPT = ("token", "hidden_position", "embed_noisy")
@@ -79,10 +79,18 @@ def run(config: Config) -> None:
     name = next((name for name, kind in OBJECTIVES.items() if type(kind) is type(config.objective)), "objective")
     folder = Path(config.run or f"runs/{name}-{config.encoder.dim}x{config.encoder.depth}")
     checkpoint.claim(folder, config.resume)
+    if config.resume:
+        _require_same_run(config, folder)
+    if config.num_points < config.encoder.num_patches:
+        raise ValueError(
+            f"num_points is {config.num_points}, fewer than the {config.encoder.num_patches} patches of the encoder; "
+            "raise num_points or lower encoder.num_patches"
+        )
     if config.batch_size % process.world:
         raise ValueError(f"batch_size {config.batch_size} does not divide among {process.world} processes")
 
     sources = _open(config, process)
+    probes = _open_probes(config) if process.main else {}
     seed = config.train.seed
     batches = batches_from(
         sources,
@@ -124,8 +132,8 @@ def run(config: Config) -> None:
             objective.encoder, folder / "encoder.safetensors", describe_encoder(objective, name)
         )
         made = [folder / "config.yaml", folder / "run.json", folder / "metrics.jsonl", encoder]
-        if config.probe:
-            made += _probe(config, untrained, objective.encoder, folder, console)
+        if probes:
+            made += _probe(config, probes, untrained, objective.encoder, folder, console)
         console.print("made " + " ".join(str(path) for path in made), highlight=False, soft_wrap=True)
     distributed.wait()
 
@@ -170,11 +178,43 @@ def describe_encoder(objective: Objective, name: str) -> dict[str, Any]:
     return {"encoder": asdict(objective.encoder.config), "objective": name}
 
 
-def _probe(config: Config, untrained: PointEncoder, trained: PointEncoder, folder: Path, console: Any) -> list[Path]:
-    """Probe the encoder before and after training beside hand-made features; print and write the table."""
+def _require_same_run(config: Config, folder: Path) -> None:
+    """Refuse to resume a run with another model, other data or another recipe than it was started with."""
+    recipe = folder / "config.yaml"
+    if not recipe.is_file():
+        return
+    started = configs.parse(Config, recipe=recipe)
+    now, before = ({**vars(one), **{f"train.{key}": value for key, value in vars(one.train).items()}}
+                   for one in (config, started))  # fmt: skip
+    free = {"run", "resume", "skip_bad", "probe", "probe_points", "train", *(f"train.{name}" for name in FREE)}
+    changed = [name for name in now if name not in free and now[name] != before[name]]
+    if changed:
+        raise ValueError(
+            f"{folder} was started with another {', '.join(changed)}; "
+            f"go on with `pointmadi pretrain {recipe} --resume`, or name another run with --run"
+        )
+
+
+def _open_probes(config: Config) -> dict[str, Labelled]:
+    """Open the sets to probe on, before any training, so that a mistake shows at once."""
     points = config.probe_points or config.num_points
     sets = {Path(spec).stem: probing.labelled(spec, points, config.features, config.skip_bad) for spec in config.probe}
+    for name, shapes in sets.items():
+        if shapes.train.num_points < points:
+            raise ValueError(f"{name} has {shapes.train.num_points} points a shape, not {points}; lower probe_points")
+    return sets
+
+
+def _probe(
+    config: Config,
+    sets: dict[str, Labelled],
+    untrained: PointEncoder,
+    trained: PointEncoder,
+    folder: Path,
+    console: Any,
+) -> list[Path]:
+    """Probe the encoder before and after training beside hand-made features; print and write the table."""
     rows = [*floors(), Row("encoder before", fixed(untrained)), Row("encoder after", fixed(trained.cpu()))]
-    report = probing.measure(rows, sets, Settings(num_points=points))
+    report = probing.measure(rows, sets, Settings(num_points=config.probe_points or config.num_points))
     probing.show(report, console)
     return probing.write(report, folder)

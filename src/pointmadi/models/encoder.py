@@ -39,6 +39,12 @@ class EncoderConfig:
     positions: Literal["mlp", "sincos"] = "mlp"
     skip_origin: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse sizes that make no encoder."""
+        for name in ("dim", "depth", "heads", "num_patches", "patch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} of an encoder must be at least 1, got {getattr(self, name)}")
+
 
 PRESETS = {
     "nano": EncoderConfig(96, 4, 4, 32, 32, (32, 64, 128), drop_path=0.0),
