@@ -274,6 +274,7 @@ def report(case: str, found: dict[str, Any]) -> None:
         "data, augmentation, FPS, kNN, masks at most 5 % of the fp32 step": (found["feeding_share"]["fp32"], 0.05, -1),
         "… and of the bf16 step": (found["feeding_share"]["bf16"], 0.05, -1),
     }
+    print("bars, meant for small point-madi, batch 32:")
     for bar, (value, limit, sign) in bars.items():
         print(f"{'PASS' if sign * (value - limit) >= 0 else 'FAIL'}  {value:.3f}  {bar}")
 
