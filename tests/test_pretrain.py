@@ -166,18 +166,17 @@ def test_the_config_in_the_run_is_the_complete_one(home):
     assert written["train"]["max_steps"] == 3
 
 
-@pytest.mark.parametrize("precision", ["bf16"])
-def test_switches_reach_the_training(home, precision):
-    switches = ["--objective.noised-centers", "hidden", "--objective.step-embedding", "--objective.patch-scale", "7.7"]
-    masks = [
-        "--objective.random-ratio",
-        "0.5",
-        "--objective.block-ratio",
-        "0.5",
-        "--objective.patch-diffusion.steps",
-        "50",
-    ]
-    assert pretrain("point-madi.yaml", "--train.precision", precision, *switches, *masks) == 0
+def test_switches_reach_the_training(home):
+    switches = {
+        "train.precision": "bf16",
+        "objective.noised-centers": "hidden",
+        "objective.patch-scale": 7.7,
+        "objective.random-ratio": 0.5,
+        "objective.block-ratio": 0.5,
+        "objective.patch-diffusion.steps": 50,
+    }
+    flags = [text for name, value in switches.items() for text in (f"--{name}", value)]
+    assert pretrain("point-madi.yaml", "--objective.step-embedding", *flags) == 0
     objective, _ = open_run(home / "point-madi")
     assert objective.config.noised_centers == "hidden"
     assert objective.num_hidden == 4
@@ -222,7 +221,8 @@ def test_features_are_inputs_of_the_encoder(home):
 
 
 @pytest.mark.slow
-def test_the_probe_compares_before_and_after(home, capsys):
+def test_the_probe_compares_before_and_after(home, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # a terminal in which no row is broken
     assert pretrain("point-madi.yaml", "--probe", "shapes.npz") == 0
     assert "probe.md" in capsys.readouterr().out
     table = (home / "point-madi" / "probe.md").read_text()
@@ -312,13 +312,17 @@ def both(tmp_path_factory):
         )
         for rank in range(WORLD)
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
-        for name in TINY:
-            assert pretrain(f"{name}.yaml", "--run", f"one-{name}") == 0
-    for process in processes:
-        messages, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, messages
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(home)
+            for name in TINY:
+                assert pretrain(f"{name}.yaml", "--run", f"one-{name}") == 0
+        for process in processes:
+            messages, _ = process.communicate(timeout=600)
+            assert process.returncode == 0, messages
+    finally:
+        for process in processes:
+            process.kill()
     return home
 
 
