@@ -117,7 +117,7 @@ def test_unreadable_files_stop_by_default_and_are_listed_if_skipped(
     with pytest.raises(ValueError, match=r"8 of 12 files in .* cannot be read; .*skip_bad") as caught:
         read_folder(shapes, 32)
     message = str(caught.value)
-    assert message.count("bad") == 6 and "bad0.ply: damaged" in message and message.endswith("… and 3 more")
+    assert message.count("bad") == 7 and "bad0.ply: damaged" in message and message.endswith("… and 3 more")
 
     reads.clear()
     scan = scan_folder(shapes, 32, skip_bad=True)

@@ -182,6 +182,24 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path, kind: str) -> Non
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize("cut", [20, 200])  # among the faces, among the vertices
+def test_a_text_ply_that_ends_early_is_damaged(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "cut.ply"
+    trimesh.creation.icosphere(1).export(path, encoding="ascii")
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert read_cloud(path, 64).num_points == 64
+    path.write_bytes(b"".join(lines[: max(len(lines) - cut, 20)]))
+    with pytest.raises(ValueError, match=r"cut\.ply: damaged: it ends after \d+ of the 122 lines"):
+        read_cloud(path, 64)
+
+
+def test_a_text_without_numbers_is_no_cloud(tmp_path: Path) -> None:
+    path = tmp_path / "readme.txt"
+    path.write_text("this is a readme\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"readme\.txt: holds no rows of numbers"):
+        read_cloud(path, 64)
+
+
 @pytest.mark.parametrize("kind", TABLES)
 def test_clouds_that_are_no_shape_are_refused(tmp_path: Path, kind: str) -> None:
     nan, inf, huge = cloud(), cloud(), cloud().astype(np.float64)

@@ -265,6 +265,12 @@ def test_checkpoints_are_kept_as_asked(tmp_path):
 def test_impossible_settings_are_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match="log_every must be at least 1, got 0"):
         replace(CONFIG, log_every=0)
+    for name in ("max_steps", "clip_grad", "keep", "weight_decay"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
+            replace(CONFIG, **{name: -1})
+    for lr in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="lr must be a number above 0"):
+            replace(CONFIG, lr=lr)
     with pytest.raises(ValueError, match="an epoch has 10 batches; lower accumulate, now 11"):
         Trainer(Toy(), Points(), replace(CONFIG, accumulate=11), tmp_path)
     with pytest.raises(ValueError, match="warm-up"):

@@ -3,6 +3,7 @@
 import difflib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -57,6 +58,7 @@ def _run(name: str, args: Sequence[str]) -> None:
     from pointmadi import config
     from pointmadi.commands._runtime import keep_memory
 
+    warnings.formatwarning = lambda message, *_args, **_kwargs: f"warning: {message}\n"
     keep_memory()
     command = import_module(f"pointmadi.commands.{name}")
     recipe = args[0] if args and args[0].endswith((".yaml", ".yml")) else None

@@ -150,7 +150,7 @@ def _complaint(root: Path, unreadable: Sequence[tuple[str, str]], count: int) ->
     first = "".join(f"\n  {name}: {reason}" for name, reason in unreadable[:SHOWN])
     more = f"\n  … and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
     what = f"{len(unreadable)} of {count} files in {root} cannot be read"
-    return f"{what}; repair them, or leave them out by skip_bad:{first}{more}"
+    return f"{what}; repair them, or leave them out by skip_bad (--skip-bad):{first}{more}"
 
 
 def _find(root: Path) -> list[str]:

@@ -233,7 +233,10 @@ def _read_text(path: Path) -> Raw:
         names, skip = [], int(len(words) == 1)  # a single number is the count of the rows
     except ValueError:
         names, skip = [ALIASES.get(word, word) for word in words], int(not first.startswith(("#", "//")))
-    rows = io.StringIO(text.lstrip())
+    text = text.lstrip()
+    if not any(line.strip() and not line.lstrip().startswith(("#", "//")) for line in text.splitlines()[skip:]):
+        raise ValueError("holds no rows of numbers")
+    rows = io.StringIO(text)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # there is one for a file without numbers
         table = _parse(path, lambda: np.loadtxt(rows, comments=("#", "//"), skiprows=skip, ndmin=2))
@@ -282,6 +285,8 @@ def _read_geometry(path: Path) -> Raw:
     content = path.read_bytes()
     if kind in ("obj", "off"):  # old exporters write comments and names in any encoding
         content = content.decode("utf-8", errors="replace").encode()
+    if kind == "ply":
+        _check_length(content)
     options: dict[str, Any] = {"skip_materials": True} if kind == "obj" else {}
     stream = io.BytesIO(content)
     loaded: Any = _parse(path, lambda: trimesh.load(stream, file_type=kind, process=False, **options))
@@ -297,6 +302,16 @@ def _read_geometry(path: Path) -> Raw:
     points = np.concatenate([np.asarray(cloud.vertices, np.float64) for cloud in clouds])
     features, names = _vertex_channels(clouds[0]) if len(clouds) == 1 else (np.zeros((len(points), 0), np.float32), ())
     return Raw(points, features, names)
+
+
+def _check_length(content: bytes) -> None:
+    """Refuse an ASCII ply that ends before what its header promises; trimesh would take what is there."""
+    header, _, body = content.partition(b"end_header")
+    if b"format ascii" in header:
+        promised = sum(map(int, re.findall(rb"^\s*element\s+\S+\s+(\d+)", header, re.MULTILINE)))
+        found = len(body.partition(b"\n")[2].splitlines())
+        if found < promised:
+            raise ValueError(f"damaged: it ends after {found} of the {promised} lines that its header promises")
 
 
 def _vertex_channels(geometry: Any) -> tuple[Array, tuple[str, ...]]:

@@ -44,6 +44,8 @@ class EncoderConfig:
         for name in ("dim", "depth", "heads", "num_patches", "patch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of an encoder must be at least 1, got {getattr(self, name)}")
+        if min(self.widths) < 1:
+            raise ValueError(f"widths of an encoder must be at least 1, got {self.widths}")
 
 
 PRESETS = {

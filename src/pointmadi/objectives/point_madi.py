@@ -47,6 +47,11 @@ class PointMaDiConfig:
     center_weight: float = 0.1
     decoder: DecoderConfig = DecoderConfig()
 
+    def __post_init__(self) -> None:
+        """Refuse a scale that leaves nothing of the patches, or turns them over."""
+        if not 0 < self.patch_scale < float("inf"):
+            raise ValueError(f"patch_scale must be a number above 0, got {self.patch_scale}")
+
 
 class Plan(NamedTuple):
     """All that is random in one step. Views are stacked along the batch: first the random masks, then the blocks.

@@ -68,6 +68,11 @@ class TrainerConfig(OptimConfig):
         for name in ("epochs", "accumulate", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("max_steps", "clip_grad", "keep", "weight_decay", "cosine_epochs"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr must be a number above 0, got {self.lr}")
 
 
 class Trainer:
