@@ -251,7 +251,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         with torch.serialization.safe_globals(_numpy_scalars()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the readers meet in a file that is something else
-        reason = re.sub("^Weights only .*", "it holds more than tensors, or none", f"{error}\n".splitlines()[0])  # torch advises to run it
+        reason = re.sub("^Weights only .*", "it holds more than tensors, or none", f"{error}\n".splitlines()[0])
         raise ValueError(f"{path} cannot be read as a checkpoint: {reason}") from None
     state = content if isinstance(content, dict) else {}
     state = next((state[part] for part in ("base_model", "model_state_dict") if part in state), state)
