@@ -9,7 +9,7 @@ import torch
 import trimesh
 
 from pointmadi.data import formats
-from pointmadi.data.formats import SUFFIXES, Raw, channels, read_cloud, read_file, resample
+from pointmadi.data.formats import SUFFIXES, Raw, Reading, Up, orient, read_cloud, read_file, resample
 
 MESHES, TABLES = ("ply", "obj", "off", "stl", "glb"), ("npy", "npz", "xyz", "txt")
 
@@ -46,7 +46,8 @@ def test_every_suffix_is_tested() -> None:
 def test_meshes_are_sampled_on_their_surface_by_area(tmp_path: Path, kind: str) -> None:
     raw = read_file(write_mesh(tmp_path / f"mesh.{kind}"))
     assert raw.faces is not None and raw.faces.shape == (12, 3)
-    points, normals = resample(raw, 20000, channels(["normals"]))
+    sampled = resample(raw, Reading(20000, ("normals",)))
+    points, normals = sampled.points, sampled.features
     half = np.array([0.5, 1.0, 2.0])
     inside = (np.abs(points) <= half + 1e-6).all()
     side = np.isclose(np.abs(points), half, rtol=0, atol=1e-9)
@@ -111,12 +112,12 @@ def test_named_columns_are_kept_under_their_names(tmp_path: Path) -> None:
     table = np.concatenate([cloud(), np.tile(np.float32([0, 0, 1, 7, 0.25]), (100, 1))], axis=1)
     for kind in ("txt", "ply"):
         path = write_table(tmp_path / f"cloud.{kind}", table, "x y z nx ny nz curvature scalar_Intensity")
-        clouds = read_cloud(path, 64, ["intensity", "normals", "curvature"])
+        clouds = read_cloud(path, Reading(64, ("intensity", "normals", "curvature")))
         assert clouds.feature_names == ("intensity", "nx", "ny", "nz", "curvature")
         assert clouds.features is not None and clouds.features[0, 5].tolist() == [0.25, 0, 0, 1, 7]
     path = tmp_path / "cloud.npz"
     np.savez(path, points=cloud(), normals=table[:, 3:6], rgb=np.full((100, 3), 255, np.uint8))
-    clouds = read_cloud(path, 64, ["normals", "rgb"])
+    clouds = read_cloud(path, Reading(64, ("normals", "rgb")))
     assert clouds.features is not None and clouds.features[0, 5].tolist() == [0, 0, 1, 1, 1, 1]
 
 
@@ -125,43 +126,44 @@ def test_colours_of_vertices_are_blended_on_meshes(tmp_path: Path) -> None:
     mesh.visual.vertex_colors = np.where(mesh.vertices[:, :1] > 0, 255, 0).astype(np.uint8).repeat(3, axis=1)
     mesh.export(tmp_path / "mesh.ply")
     raw = read_file(tmp_path / "mesh.ply")
-    points, values = resample(raw, 500, channels(["rgb"]))
-    assert np.allclose(values[:, 0], points[:, 0] + 0.5, atol=0.01)
+    sampled = resample(raw, Reading(500, ("rgb",)))
+    assert np.allclose(sampled.features[:, 0], sampled.points[:, 0] + 0.5, atol=0.01)
 
 
 def test_larger_clouds_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     points = np.random.default_rng(0).random((3000, 3)) ** 3  # crowded in a corner
     raw = Raw(points, points.astype(np.float32), ("a", "b", "c"))
-    even, values = resample(raw, 100, ("a", "b", "c"))
-    assert len(np.unique(even, axis=0)) == 100 and np.allclose(even, values)
+    chosen = resample(raw, Reading(100, ("a", "b", "c")))
+    even = chosen.points
+    assert len(np.unique(even, axis=0)) == 100 and np.allclose(even, chosen.features)
     assert even.mean() > points.mean() + 0.1
     monkeypatch.setattr(formats, "POOL", 500)
-    pooled, _ = resample(raw, 100)
+    pooled = resample(raw, Reading(100)).points
     assert len(np.unique(pooled, axis=0)) == 100 and not np.array_equal(pooled, even)
-    everything, _ = resample(raw, 3000)
+    everything = resample(raw, Reading(3000)).points
     assert np.array_equal(everything, points)
 
 
 def test_smaller_clouds_repeat_their_points(tmp_path: Path) -> None:
-    points, _ = resample(read_file(write_table(tmp_path / "cloud.npy", cloud(40))), 100)
+    points = resample(read_file(write_table(tmp_path / "cloud.npy", cloud(40))), Reading(100)).points
     _, counts = np.unique(points, axis=0, return_counts=True)
     assert sorted(counts.tolist()) == [2] * 20 + [3] * 20
 
 
 def test_sampling_depends_on_the_content_alone(tmp_path: Path) -> None:
-    first = read_cloud(write_mesh(tmp_path / "a.ply"), 256)
+    first = read_cloud(write_mesh(tmp_path / "a.ply"), Reading(256))
     np.random.default_rng().random(10)
     torch.rand(3)
-    second = read_cloud(write_mesh(tmp_path / "b.ply"), 256)
+    second = read_cloud(write_mesh(tmp_path / "b.ply"), Reading(256))
     assert torch.equal(first.points, second.points)
     trimesh.creation.box(extents=(1, 2, 4.001)).export(tmp_path / "c.ply")
-    assert not torch.equal(first.points, read_cloud(tmp_path / "c.ply", 256).points)
+    assert not torch.equal(first.points, read_cloud(tmp_path / "c.ply", Reading(256)).points)
 
 
 def test_clouds_far_from_the_origin_keep_their_shape(tmp_path: Path) -> None:
     table = cloud().astype(np.float64)
-    near = read_cloud(write_table(tmp_path / "a.npy", table), 64)
-    far = read_cloud(write_table(tmp_path / "b.npy", table + 5e5), 64)
+    near = read_cloud(write_table(tmp_path / "a.npy", table), Reading(64))
+    far = read_cloud(write_table(tmp_path / "b.npy", table + 5e5), Reading(64))
     assert (near.points - far.points).abs().max() <= 1
 
 
@@ -178,7 +180,7 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path, kind: str) -> Non
     for content in (b"", b" ", garbage, cut, whole[:20]):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=rf"shape\.{kind}: .") as caught:
-            read_cloud(path, 64)
+            read_cloud(path, Reading(64))
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
@@ -187,17 +189,17 @@ def test_a_text_ply_that_ends_early_is_damaged(tmp_path: Path, cut: int) -> None
     path = tmp_path / "cut.ply"
     trimesh.creation.icosphere(1).export(path, encoding="ascii")
     lines = path.read_bytes().splitlines(keepends=True)
-    assert read_cloud(path, 64).num_points == 64
+    assert read_cloud(path, Reading(64)).num_points == 64
     path.write_bytes(b"".join(lines[: max(len(lines) - cut, 20)]))
     with pytest.raises(ValueError, match=r"cut\.ply: damaged: it ends after \d+ of the 122 lines"):
-        read_cloud(path, 64)
+        read_cloud(path, Reading(64))
 
 
 def test_a_text_without_numbers_is_no_cloud(tmp_path: Path) -> None:
     path = tmp_path / "readme.txt"
     path.write_text("this is a readme\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"readme\.txt: holds no rows of numbers"):
-        read_cloud(path, 64)
+        read_cloud(path, Reading(64))
 
 
 @pytest.mark.parametrize("kind", TABLES)
@@ -214,7 +216,7 @@ def test_clouds_that_are_no_shape_are_refused(tmp_path: Path, kind: str) -> None
         (cloud(9, 2), r"x y z"),
     ):
         with pytest.raises(ValueError, match=message):
-            read_cloud(write_table(tmp_path / f"cloud.{kind}", table), 64)
+            read_cloud(write_table(tmp_path / f"cloud.{kind}", table), Reading(64))
 
 
 def test_meshes_that_are_no_surface_are_refused(tmp_path: Path) -> None:
@@ -227,10 +229,10 @@ def test_meshes_that_are_no_surface_are_refused(tmp_path: Path) -> None:
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
-            read_cloud(path, 64)
+            read_cloud(path, Reading(64))
     np.savez(tmp_path / "mesh.npz", vertices=cloud(4), faces=[[0, 1, 7]])
     with pytest.raises(ValueError, match="names vertex 7 of 4"):
-        read_cloud(tmp_path / "mesh.npz", 64)
+        read_cloud(tmp_path / "mesh.npz", Reading(64))
 
 
 def test_pickles_are_never_opened(tmp_path: Path) -> None:
@@ -253,7 +255,7 @@ def test_other_failures_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_file(tmp_path / "nothing.ply")
     with pytest.raises(ValueError, match=r"cloud\.npy: has no r, g, b; it has: coordinates only"):
-        read_cloud(write_table(tmp_path / "cloud.npy", cloud()), 64, ["rgb"])
+        read_cloud(write_table(tmp_path / "cloud.npy", cloud()), Reading(64, ("rgb",)))
     np.savez(tmp_path / "packed.npz", points=np.zeros((2, 9, 3)))
     with pytest.raises(ValueError, match="packed set of many shapes"):
         read_file(tmp_path / "packed.npz")
@@ -262,4 +264,27 @@ def test_other_failures_say_what_is_wrong(tmp_path: Path) -> None:
         read_file(tmp_path / "other.npz")
     far = np.concatenate([cloud(), np.full((100, 1), 1e6, np.float32)], axis=1)
     with pytest.raises(ValueError, match="16 bits"):
-        read_cloud(write_table(tmp_path / "far.npy", far), 64, ["intensity"])
+        read_cloud(write_table(tmp_path / "far.npy", far), Reading(64, ("intensity",)))
+
+
+@pytest.mark.parametrize(("up", "top"), [("x", [0, 1, 0]), ("y", [1, 0, 0]), ("z", [1, 0, 0])])
+def test_what_points_up_becomes_y_and_handedness_stays(up: Up, top: list[int]) -> None:
+    axes = np.eye(3)
+    raw = orient(Raw(axes, axes.astype(np.float32), ("nx", "ny", "nz")), Reading(3, up=up, scale=2.0))
+    assert np.array_equal(raw.points["xyz".index(up)], [0, 2, 0]) and np.isclose(np.linalg.det(raw.points), 8)
+    assert np.array_equal(raw.points[0] / 2, top) and np.array_equal(raw.features * 2, raw.points)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_points": 0}, {"num_points": 8, "scale": 0}, {"num_points": 8, "scale": np.nan}]
+)
+def test_readings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"must be .*, got"):
+        Reading(**wrong)  # type: ignore[arg-type]
+
+
+def test_parts_stay_with_their_points() -> None:
+    points = cloud(300)
+    part = np.arange(300)
+    thinned = resample(Raw(points, np.zeros((300, 0), np.float32), part=part), Reading(50))
+    assert thinned.part is not None and np.array_equal(points[thinned.part], thinned.points)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from pointmadi.data.clouds import Clouds, write_atomically
-from pointmadi.data.formats import SUFFIXES, channels, read_cloud
+from pointmadi.data.formats import SUFFIXES, Reading, channels, read_cloud
 
 VERSION = 1  # of how files are turned into clouds: old caches are left alone when it grows
 FEW = 16  # files that are not worth starting a process
@@ -218,7 +218,7 @@ def _join(
 def _read_one(path: Path, num_points: int, features: tuple[str, ...]) -> Arrays | str:
     """Read a file; return its arrays, which travel between processes, or what is wrong with it."""
     try:
-        clouds = read_cloud(path, num_points, features)
+        clouds = read_cloud(path, Reading(num_points, features))
     except (ValueError, OSError) as error:
         return str(error)
     tensors = (clouds.points, clouds.scale, clouds.center, clouds.features)

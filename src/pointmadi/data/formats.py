@@ -6,9 +6,9 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,15 @@ ARRAYS = {
     "intensity": ("intensity",),
 }
 
+# Rotations that turn the axis that points up into y, and handedness stays.
+TO_Y_UP = {
+    "x": np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]),
+    "y": np.eye(3),
+    "z": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]),
+}
+
 Array = np.ndarray[Any, np.dtype[Any]]
+Up = Literal["x", "y", "z"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +55,38 @@ class Raw:
         features: (N, F) float32, what the file says about each point; F may be 0.
         feature_names: a name for each channel: nx ny nz r g b intensity, or the file's own.
         faces: (M, 3) int64, triangles; None for a cloud.
+        part: (N,) int64, the part or semantic class of each point of a cloud, −1 unknown; None where there are none.
     """
 
     points: Array
     features: Array
     feature_names: tuple[str, ...] = ()
     faces: Array | None = None
+    part: Array | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files become clouds of N points.
+
+    Args:
+        num_points: N. Meshes are sampled by area; larger clouds are thinned by farthest points (of a random
+            `POOL` where they are larger than that), smaller ones repeat theirs. All by the content of the file alone.
+        features: what to keep beside coordinates: normals, rgb, intensity, or names of the file's own channels.
+        up: the axis that points up in the files; clouds are turned so that it is y. Nothing is guessed.
+        scale: what coordinates are multiplied by, for instance 0.001 for files in millimetres.
+    """
+
+    num_points: int
+    features: tuple[str, ...] = ()
+    up: Up = "y"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_points < 1:
+            raise ValueError(f"num_points must be at least 1, got {self.num_points}")
+        if not (np.isfinite(self.scale) and self.scale > 0):
+            raise ValueError(f"scale must be a positive number, got {self.scale}")
 
 
 def channels(features: Iterable[str]) -> tuple[str, ...]:
@@ -60,14 +94,8 @@ def channels(features: Iterable[str]) -> tuple[str, ...]:
     return tuple(channel for name in features for channel in GROUPS.get(name, (name,)))
 
 
-def read_cloud(path: str | Path, num_points: int, features: Sequence[str] = ()) -> Clouds:
-    """Read one file as a set of one cloud of `num_points` points.
-
-    Args:
-        path: a file of one of `SUFFIXES`.
-        num_points: N. Meshes are sampled by area; larger clouds are thinned by farthest points (of a random
-            `POOL` where they are larger than that), smaller ones repeat theirs. All by the content of the file alone.
-        features: what to keep beside coordinates: normals, rgb, intensity, or names of the file's own channels.
+def read_cloud(path: str | Path, reading: Reading) -> Clouds:
+    """Read one file as a set of one cloud.
 
     Raises:
         ValueError: the file cannot be read, holds no usable shape, or lacks a feature; one line that names it.
@@ -75,11 +103,9 @@ def read_cloud(path: str | Path, num_points: int, features: Sequence[str] = ()) 
     """
     raw = read_file(path)
     try:
-        points, values = resample(raw, num_points, channels(features))
-        if not np.all(np.abs(values) <= HALF_MAX):
-            raise ValueError(f"features hold NaN or values beyond {HALF_MAX:.0f}, which do not fit in 16 bits")
-        known = {"features": values[None], "feature_names": channels(features)} if features else {}
-        return Clouds.pack(torch.from_numpy(points)[None], [Path(path).name], **known)
+        cloud = resample(raw, reading)
+        known = {"features": cloud.features[None], "feature_names": cloud.feature_names} if reading.features else {}
+        return Clouds.pack(torch.from_numpy(cloud.points)[None], [Path(path).name], **known)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -137,32 +163,51 @@ def _check(raw: Raw) -> None:
         raise ValueError(f"all {len(points)} points are at one place (extent {extent:.3g})")
 
 
-def resample(raw: Raw, num_points: int, names: Sequence[str] = ()) -> tuple[Array, Array]:
-    """Bring a cloud or mesh to N points: -> (N, 3) float64, (N, F) float32 of the named channels.
+def resample(raw: Raw, reading: Reading) -> Raw:
+    """Bring a cloud or mesh to a cloud of N points with the wanted channels, turned and scaled as asked.
 
     Every random choice depends on the content alone, so it is the same on every machine and in every order of files.
+
+    Raises:
+        ValueError: a channel is missing, or does not fit into 16 bits.
     """
     content = hashlib.blake2b(np.ascontiguousarray(raw.points).tobytes(), digest_size=8)
     if raw.faces is not None:
         content.update(np.ascontiguousarray(raw.faces).tobytes())
     random = np.random.default_rng(int.from_bytes(content.digest(), "little"))
+    names = channels(reading.features)
     has = raw.feature_names if raw.faces is None else (*dict.fromkeys((*raw.feature_names, *NORMALS)),)
     missing = [name for name in names if name not in has]
     if missing:
         raise ValueError(f"has no {', '.join(missing)}; it has: {', '.join(has) or 'coordinates only'}")
 
+    part = None
     if raw.faces is None:
-        index = _thin(raw.points, num_points, random)
+        index = _thin(raw.points, reading.num_points, random)
+        points, part = raw.points[index], None if raw.part is None else raw.part[index]
         values = {name: raw.features[index, i] for i, name in enumerate(raw.feature_names)}
-        return raw.points[index], _columns(values, names, num_points)
+    else:
+        face, weights = _pick_on_surface(raw.points, raw.faces, reading.num_points, random)
+        corners = raw.faces[face]
+        points = np.einsum("nk,nkd->nd", weights, raw.points[corners])
+        blended = np.einsum("nk,nkf->nf", weights, raw.features[corners])
+        values = {name: blended[:, i] for i, name in enumerate(raw.feature_names)}
+        values |= dict(zip(NORMALS, _face_normals(raw.points, raw.faces)[face].T, strict=True))
+    columns = _columns(values, names, reading.num_points)
+    if not np.all(np.abs(columns) <= HALF_MAX):
+        raise ValueError(f"features hold NaN or values beyond {HALF_MAX:.0f}, which do not fit in 16 bits")
+    return orient(Raw(points, columns, names, part=part), reading)
 
-    face, weights = _pick_on_surface(raw.points, raw.faces, num_points, random)
-    corners = raw.faces[face]
-    points = np.einsum("nk,nkd->nd", weights, raw.points[corners])
-    blended = np.einsum("nk,nkf->nf", weights, raw.features[corners])
-    values = {name: blended[:, i] for i, name in enumerate(raw.feature_names)}
-    values |= dict(zip(NORMALS, _face_normals(raw.points, raw.faces)[face].T, strict=True))
-    return points, _columns(values, names, num_points)
+
+def orient(raw: Raw, reading: Reading) -> Raw:
+    """Turn a cloud or mesh so that y points up, with its normals, and scale it."""
+    if reading.up == "y" and reading.scale == 1:
+        return raw
+    turn, features = TO_Y_UP[reading.up], raw.features.copy()
+    if set(NORMALS) <= set(raw.feature_names):
+        normals = [raw.feature_names.index(name) for name in NORMALS]
+        features[:, normals] = features[:, normals] @ turn.T
+    return replace(raw, points=raw.points @ turn.T * reading.scale, features=features)
 
 
 def _columns(values: dict[str, Array], names: Sequence[str], rows: int) -> Array:

@@ -17,7 +17,7 @@ from pointmadi.data.augment import AugmentConfig
 from pointmadi.data.batches import Batches
 from pointmadi.data.clouds import Clouds
 from pointmadi.data.folder import Labels, Progress, cache_folder, keep, scan_folder
-from pointmadi.data.formats import SUFFIXES, channels, read_cloud
+from pointmadi.data.formats import SUFFIXES, Reading, channels, read_cloud
 from pointmadi.data.synthetic.procedural import ProceduralBatches, corpus
 
 KINDS = "procedural, procedural:COUNT, objects, objects:COUNT, a packed .npz, a mesh or cloud, or a folder of them"
@@ -172,7 +172,7 @@ def _read(
         return Clouds.read(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{spec}: files of this kind are not read; sources are: {KINDS} ({' '.join(SUFFIXES)})")
-    return read_cloud(path, num_points, features)
+    return read_cloud(path, Reading(num_points, tuple(features)))
 
 
 def is_packed(path: str | Path) -> bool:

@@ -1,0 +1,63 @@
+"""What a folder holds before anything of it is read: a name, a file, and what is known of each shape or room."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pointmadi.data.clouds import TRAIN
+from pointmadi.data.formats import Raw, read_file
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One shape or room, yet to be read.
+
+    Args:
+        name: what it is called, once in a listing.
+        path: its file.
+        row: which one it is, in a file that holds many; −1 in a file that holds one.
+        label: class, −1 unknown.
+        split: 0 train, 1 test.
+        group: what it lies in with others: an area, a scan, a sequence.
+    """
+
+    name: str
+    path: Path
+    row: int = -1
+    label: int = -1
+    split: int = TRAIN
+    group: str = ""
+
+
+def read_entry(entry: Entry) -> Raw:
+    """Read an entry that has a file of a known format to itself."""
+    return read_file(entry.path)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The shapes or rooms of a folder, in an order that depends on their names only.
+
+    Args:
+        root: the folder.
+        entries: at least one.
+        read: reads an entry; a function at the top of a module, so that other processes can call it.
+        layout: how the folder is laid out, for messages: `folder`, or the name of a published set.
+        classes: names of the classes of shapes, or of the points of rooms.
+        part_names: names of the parts of shapes.
+        part_class: the class that each part belongs to.
+        has_split: whether `split` is known.
+        rooms: whether entries are rooms of any size, whose points have the classes (`Raw.part`, −1 unknown).
+        problems: what is missing or does not agree with the official counts, one line each.
+    """
+
+    root: Path
+    entries: tuple[Entry, ...]
+    read: Callable[[Entry], Raw] = read_entry
+    layout: str = "folder"
+    classes: tuple[str, ...] = ()
+    part_names: tuple[str, ...] = ()
+    part_class: tuple[int, ...] = ()
+    has_split: bool = False
+    rooms: bool = False
+    problems: tuple[str, ...] = ()
