@@ -99,6 +99,15 @@ class Clouds:
         points = self.points if index is None else self.points.index_select(0, index.to(self.points.device))
         return points.float() / LEVELS
 
+    def holds(self, name: str) -> bool:
+        """Say whether this field is known."""
+        return getattr(self, name) is not None
+
+    def gather(self, name: str, index: Tensor) -> Tensor:
+        """Return the values of a field of the shapes at `index`, (B,) int64."""
+        values: Tensor = getattr(self, name)
+        return values.index_select(0, index.to(values.device))
+
     def select(self, index: Tensor | Sequence[int] | slice) -> "Clouds":
         """Return the shapes at `index`: whole numbers, booleans, or a slice."""
         rows = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index]
