@@ -33,10 +33,11 @@ def test_commands_shown_are_commands_that_exist(document: Path, monkeypatch: pyt
     monkeypatch.chdir(ROOT)
     for line in lines_that_call(document):
         name, *args = shlex.split(line, comments=True)
-        recipe = args.pop(0) if args and args[0].endswith(".yaml") else None
+        _, command, _, rest = cli.find(name, args)
+        recipe, rest = (rest[0], rest[1:]) if rest and rest[0].endswith(".yaml") else (None, rest)
         if recipe and recipe.startswith("runs/"):  # the config of a run that the reader has made
             recipe = None
-        config.parse(import_module(f"pointmadi.commands.{name}").Config, args, recipe)
+        config.parse(command, rest, recipe)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

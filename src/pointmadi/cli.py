@@ -4,16 +4,18 @@ import difflib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
-# Each is a module of `pointmadi.commands` with a dataclass `Config` and a function `run(config)`. A module is imported
-# when its command is called, because it brings torch.
+# Each is a module of `pointmadi.commands` with a dataclass `Config` and a function `run(config)`, or with `COMMANDS`, a
+# dictionary of such pairs. A module is imported when its command is called, because it brings torch.
 COMMANDS = {
     "pretrain": "pre-train an encoder on your shapes, or on built-in ones",
     "probe": "measure what an encoder is worth: linear SVM, logistic regression, k-NN",
     "rebuild": "rebuild a cloud by reverse diffusion",
+    "data": "list, check, look at and pack data",
     "convert": "turn checkpoints of Point-MaDi, Point-MAE and PCP-MAE into ours, and back",
 }
 USAGE = f"""\
@@ -50,17 +52,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def find(name: str, args: Sequence[str]) -> tuple[str, type[Any], Callable[[Any], None], Sequence[str]]:
+    """Find a command, or the sub-command that the arguments begin with: its name, config, function and arguments.
+
+    Raises:
+        ValueError: there is no such command.
+    """
+    command = import_module(f"pointmadi.commands.{_known(name, 'command', COMMANDS)}")
+    if not hasattr(command, "COMMANDS"):
+        return name, command.Config, command.run, args
+    first, *rest = args or [""]
+    config, run = command.COMMANDS[_known(first, f"command of pointmadi {name}", command.COMMANDS)]
+    return f"{name} {first}", config, run, rest
+
+
+def _usage(name: str) -> str:
+    """Say which sub-commands a command has; nothing where it has none."""
+    commands = getattr(import_module(f"pointmadi.commands.{name}"), "COMMANDS", {})
+    lines = [f"  {sub:<10} {config.__doc__.splitlines()[0]}" for sub, (config, _) in commands.items()]
+    return "\n".join([f"usage: pointmadi {name} COMMAND [OPTIONS]", "", *lines]) if lines else ""
+
+
+def _known(name: str, what: str, names: Iterable[str]) -> str:
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(names)}"
+        raise ValueError(f"unknown {what} '{name}'; {hint}")
+    return name
+
+
 def _run(name: str, args: Sequence[str]) -> None:
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(COMMANDS)}"
-        raise ValueError(f"unknown command '{name}'; {hint}")
     from pointmadi import config
     from pointmadi.commands._runtime import keep_memory
 
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"warning: {message}\n"
+    if list(args) in ([], ["-h"], ["--help"]) and (usage := _usage(_known(name, "command", COMMANDS))):
+        print(usage)
+        return
+    called, Config, run, args = find(name, args)
     keep_memory()
-    command = import_module(f"pointmadi.commands.{name}")
     recipe = args[0] if args and args[0].endswith((".yaml", ".yml")) else None
     rest = args[1:] if recipe else args
-    command.run(config.parse(command.Config, rest, recipe, prog=f"pointmadi {name} [RECIPE.yaml]"))
+    run(config.parse(Config, rest, recipe, prog=f"pointmadi {called} [RECIPE.yaml]"))

@@ -180,6 +180,12 @@ def list_source(spec: str, labels: Labels = "none") -> Listing:
     return listing
 
 
+def is_folder(spec: str | Path) -> bool:
+    """Say whether a source is a folder of files to read, which takes a while."""
+    name, path = _named(str(spec))
+    return path.is_dir() and (bool(name) or not is_set(path))
+
+
 def _named(spec: str) -> tuple[str, Path]:
     """Take LAYOUT:FOLDER apart; the name is empty where there is none."""
     name, colon, rest = spec.partition(":")

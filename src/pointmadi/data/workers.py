@@ -18,7 +18,7 @@ Work = Callable[[Job, tuple[int, ...], Path | None], Result]
 CONNECT = 10  # seconds to wait for a scheduler
 
 
-def run_all(work: Work[Job, Result], jobs: Sequence[Job], workers: int = 1, cluster: str = "") -> Iterator[Result]:
+def run_all(work: Work[Job, Result], jobs: Sequence[Job], workers: int = 0, cluster: str = "") -> Iterator[Result]:
     """Do all jobs and yield their results in any order.
 
     A process that dies (out of memory, a crash inside a parser) takes its pool along. The jobs that it may have been at
@@ -29,10 +29,10 @@ def run_all(work: Work[Job, Result], jobs: Sequence[Job], workers: int = 1, clus
         work: called as `work(job, left_out, marker)`: the numbers of the items of the job not to touch, and the file
             where it writes the number of the item that it is about to touch; None for nowhere. At the top of a module.
         jobs: what to do.
-        workers: processes on this machine; one means this one.
+        workers: processes on this machine; 0 for none but this one.
         cluster: address of a Dask scheduler, instead; its workers need the same files at the same paths.
     """
-    if workers < 2 and not cluster:
+    if not workers and not cluster:
         yield from (work(job, (), None) for job in jobs)
         return
     waiting, window = list(jobs)[::-1], len(jobs) if cluster else workers + 1
