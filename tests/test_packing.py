@@ -1,6 +1,7 @@
 """Sets on disk: what is packed, read again, interrupted, changed; by this machine and by a cluster."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -192,7 +193,7 @@ def test_a_folder_of_other_things_is_left_alone(listing: Listing, tmp_path: Path
     with pytest.raises(ValueError, match="source holds other things than a packed set; name a new or an empty folder"):
         pack(listing, tmp_path / "source", READING)
     (tmp_path / "rooms").mkdir()
-    pack(replace(listing, rooms=True), tmp_path / "rooms", READING)
+    pack(replace(listing, rooms=True, classes=("p", "q", "r")), tmp_path / "rooms", READING)
     with pytest.raises(ValueError, match="is a set of rooms, not of shapes"):
         open_source(tmp_path / "rooms", 32)
     with pytest.raises(ValueError, match="holds rooms, not shapes; `pointmadi data pack` makes"):
@@ -266,11 +267,16 @@ def test_rooms_far_from_zero_keep_their_millimetres(listing: Listing, tmp_path: 
         Rooms.open(tmp_path / "set").test()
 
 
+def load_and_print(folder: Path) -> str:
+    torch.set_num_threads(1)
+    return Shards.open(folder).load().fingerprint()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs fork")
 def test_several_processes_share_a_set(listing: Listing, tmp_path: Path) -> None:
     pack(listing, tmp_path / "set", READING, shard_size=9)
-    code = "import sys; from pointmadi.data.shards import Shards; print(Shards.open(sys.argv[1]).load().fingerprint())"
-    jobs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "set")], stdout=-1) for _ in range(2)]
-    prints = {job.communicate()[0].decode().strip() for job in jobs}
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        prints = set(pool.map(load_and_print, [tmp_path / "set"] * 4))
     assert prints == {Shards.open(tmp_path / "set").load().fingerprint()}
 
 

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -39,8 +39,7 @@ def run_all(work: Work[Job, Result], jobs: Sequence[Job], workers: int = 0, clus
     while waiting:
         running: dict[Future[Result], Job] = {}
         died: list[Job] = []
-        opened, deaths = _cluster(cluster) if cluster else (_pool(workers), BrokenExecutor)
-        with opened as pool:
+        with _cluster(cluster) if cluster else _local(workers) as (pool, deaths):
             while (waiting and not died) or running:
                 while waiting and not died and len(running) < window:
                     job = waiting.pop()
@@ -86,7 +85,14 @@ def _pool(workers: int) -> Executor:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
 
 
-def _cluster(address: str) -> tuple[AbstractContextManager[Executor], type[BaseException]]:
+@contextmanager
+def _local(workers: int) -> Iterator[tuple[Executor, type[BaseException]]]:
+    with _pool(workers) as pool:
+        yield pool, BrokenExecutor
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[tuple[Executor, type[BaseException]]]:
     try:
         from distributed import Client, KilledWorker
     except ImportError:
@@ -96,4 +102,5 @@ def _cluster(address: str) -> tuple[AbstractContextManager[Executor], type[BaseE
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"no Dask scheduler answers at {address}: {reason}") from None
-    return client.get_executor(pure=False), KilledWorker
+    with client, client.get_executor(pure=False) as pool:
+        yield pool, KilledWorker
