@@ -8,8 +8,7 @@ import pytest
 import torch
 import trimesh
 
-from pointmadi.data import formats
-from pointmadi.data.formats import SUFFIXES, Raw, Reading, Up, orient, read_cloud, read_file, resample
+from pointmadi.data.formats import SUFFIXES, Raw, Reading, Up, orient, read_cloud, read_file, resample, sampling
 
 MESHES, TABLES = ("ply", "obj", "off", "stl", "glb"), ("npy", "npz", "xyz", "txt")
 
@@ -137,7 +136,7 @@ def test_larger_clouds_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> No
     even = chosen.points
     assert len(np.unique(even, axis=0)) == 100 and np.allclose(even, chosen.features)
     assert even.mean() > points.mean() + 0.1
-    monkeypatch.setattr(formats, "POOL", 500)
+    monkeypatch.setattr(sampling, "POOL", 500)
     pooled = resample(raw, Reading(100)).points
     assert len(np.unique(pooled, axis=0)) == 100 and not np.array_equal(pooled, even)
     everything = resample(raw, Reading(3000)).points
