@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -81,8 +80,8 @@ def test_shards_hold_what_clouds_hold(listing: Listing, tmp_path: Path) -> None:
         assert some.load().fingerprint() == same.fingerprint() and some.fingerprint() != disk.fingerprint()
     assert disk.nbytes == sum(t.nbytes for t in (memory.points, memory.features, memory.part) if t is not None)
     assert isinstance(open_source(packed.folder, 32, split="test"), Shards)
-    with pytest.raises(ValueError, match=r"set: this set has no feature rgb; it has: intensity"):
-        open_source(packed.folder, 32, features=["rgb"])
+    with pytest.raises(ValueError, match=r"set: this set has no feature curvature; it has: intensity"):
+        open_source(packed.folder, 32, features=["curvature"])
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -135,18 +134,17 @@ def test_only_shards_with_changed_new_and_removed_sources_are_made_again(listing
     assert len(shard_names(tmp_path / "set")) == 4
 
 
-def test_an_interrupted_run_goes_on_where_it_was(
-    listing: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_goes_on_where_it_was(listing: Listing, tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         if done >= 20:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         pack(listing, tmp_path / "set", READING, shard_size=5, workers=1, progress=interrupt)
-    assert len(shard_names(tmp_path / "set")) == 4 and not (tmp_path / "set" / "index.json").exists()
+    done = len(shard_names(tmp_path / "set"))
+    assert 4 <= done < 8 and not (tmp_path / "set" / "index.json").exists()
     (tmp_path / "set" / "shards" / ".unfinished-x").mkdir()
-    assert pack(listing, tmp_path / "set", READING, shard_size=5).fresh == 20
+    assert pack(listing, tmp_path / "set", READING, shard_size=5).fresh == 40 - 5 * done
     pack(listing, tmp_path / "whole", READING)
     assert Shards.open(tmp_path / "set").fingerprint() == Shards.open(tmp_path / "whole").fingerprint()
     assert not list((tmp_path / "set" / "shards").glob(".*"))

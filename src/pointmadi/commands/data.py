@@ -135,7 +135,7 @@ def run_check(config: Check) -> None:
         found = report(clouds)
         print("\n".join(found.lines()))
         if found.leaks:
-            problems.append(f"{len(found.leaks)} test shapes are training shapes as well")
+            problems.append(f"{len({pair.b for pair in found.leaks})} test shapes are training shapes as well")
     for problem in problems[:SHOWN]:
         print(f"problem: {problem}")
     if problems:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,7 +99,7 @@ def pack(
     with _lock(folder):
         settings = _settings(listing, reading)
         stamps = dict(zip(_stamps(listing.entries), listing.entries))
-        older = _find_rows(folder / SHARDS, settings, stamps)
+        older = _find_rows(sorted((folder / SHARDS).glob("[!.]*")), settings, stamps)
         todo = [stamp for stamp in stamps if stamp not in older or not older[stamp][2]]
         fresh = sum(stamp not in older for stamp in todo)
         workers = min(workers or cores(), max(fresh // FEW, 1))
@@ -113,11 +113,13 @@ def pack(
             places = [older[stamp][:2] if stamp in older else None for stamp in some]
             entries = tuple(stamps[stamp] for stamp in some)
             jobs.append(_Job(folder / SHARDS, settings, rest, reading, entries, tuple(some), tuple(places)))
+        wanted = {shard.name for shard, _, whole in older.values() if whole}
         bad: dict[str, str] = {}
         done = 0
         # Where there are few, this process reads them; it would not survive a file that kills its reader.
-        for count, found in run_all(_work, jobs, workers if len(listing.entries) >= FEW else 0, cluster):
+        for count, made, found in run_all(_work, jobs, workers if len(listing.entries) >= FEW else 0, cluster):
             bad |= found
+            wanted |= {made} - {""}
             done += count
             if progress:
                 progress(done, len(todo))
@@ -125,7 +127,7 @@ def pack(
         if len(unreadable) == len(listing.entries) or (unreadable and not skip_bad):
             raise ValueError(_complaint(listing, unreadable))
         if jobs or not _is_current(folder, listing):
-            _write_index(folder, listing, reading, settings, stamps)
+            _write_index(folder, listing, reading, settings, stamps, wanted)
         _list_unreadable(folder / "unreadable.txt", unreadable)
         return Packed(folder, len(listing.entries) - len(unreadable), unreadable, fresh - len(unreadable))
 
@@ -193,11 +195,11 @@ def _short(texts: Sequence[str] | Iterator[str]) -> str:
 
 
 def _find_rows(
-    shards: Path, settings: str, stamps: dict[str, Entry] | None = None
+    shards: Iterable[Path], settings: str, stamps: dict[str, Entry] | None = None
 ) -> dict[str, tuple[Path, int, bool]]:
     """Find what is packed already: stamp -> shard, row, whether everything in that shard is still wanted."""
     found: dict[str, tuple[Path, int, bool]] = {}
-    for shard in sorted(shards.glob("[!.]*")):
+    for shard in shards:
         try:
             about = json.loads((shard / ABOUT).read_text(encoding="utf-8"))
             if about["settings"] != settings:
@@ -223,9 +225,11 @@ def _describe(listing: Listing) -> str:
     return _short([repr(about), *rows])
 
 
-def _write_index(folder: Path, listing: Listing, reading: Reading, settings: str, stamps: dict[str, Entry]) -> None:
-    """Write the index of all finished shards, and remove what it does not name."""
-    places = _find_rows(folder / SHARDS, settings)
+def _write_index(
+    folder: Path, listing: Listing, reading: Reading, settings: str, stamps: dict[str, Entry], wanted: set[str]
+) -> None:
+    """Write the index of the wanted shards, and remove what it does not name."""
+    places = _find_rows([folder / SHARDS / name for name in wanted], settings)
     known = {stamp: entry for stamp, entry in stamps.items() if stamp in places}
     shards = sorted({places[stamp][0].name for stamp in known})
     number = {name: at for at, name in enumerate(shards)}
@@ -271,8 +275,9 @@ def _write_index(folder: Path, listing: Listing, reading: Reading, settings: str
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _work(job: _Job, left_out: tuple[int, ...], marker: Path | None) -> tuple[int, dict[str, str]]:
-    """Make a shard; return the number of its entries, and what is wrong with those that cannot be read."""
+def _work(job: _Job, left_out: tuple[int, ...], marker: Path | None) -> tuple[int, str, dict[str, str]]:
+    """Make a shard; return the number of its entries, its name, and what is wrong with those that cannot be read."""
+    name = ""
     bad: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     columns: dict[str, _Column] = {}
@@ -296,21 +301,22 @@ def _work(job: _Job, left_out: tuple[int, ...], marker: Path | None) -> tuple[in
             about["digest"] = _digest(arrays)
             about["size"] = len(arrays["points"])
             about["start"] = columns["points"].count if columns else 0
-            for name, array in arrays.items():
-                if name not in columns:
-                    columns[name] = _Column(draft / f"{name}.npy", array)
-                columns[name].append(array)
+            for field, array in arrays.items():
+                if field not in columns:
+                    columns[field] = _Column(draft / f"{field}.npy", array)
+                columns[field].append(array)
             rows.append({"stamp": stamp, **about})
         for column in columns.values():
             column.close()
         if rows:
-            files = [f"{name}.npy" for name in columns]
+            files = [f"{field}.npy" for field in columns]
             text = json.dumps({"settings": job.settings, "files": files, "rows": rows}, ensure_ascii=False).encode()
             write_atomically(draft / ABOUT, lambda file: file.write(text))
-            _put(draft, job.folder / _short([job.settings, *(row["stamp"] for row in rows)]))
+            name = _short([job.settings, *(row["stamp"] for row in rows)])
+            _put(draft, job.folder / name)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return len(job.entries), bad
+    return len(job.entries), name, bad
 
 
 def _put(draft: Path, place: Path) -> None:
@@ -319,7 +325,7 @@ def _put(draft: Path, place: Path) -> None:
         os.rename(draft, place)
     except OSError:
         settings = json.loads((draft / ABOUT).read_text(encoding="utf-8"))["settings"]
-        if any(shard == place for shard, *_ in _find_rows(place.parent, settings).values()):
+        if _find_rows([place], settings):
             return
         shutil.rmtree(place, ignore_errors=True)
         os.rename(draft, place)
