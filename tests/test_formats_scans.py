@@ -270,8 +270,11 @@ def test_arrays_promise_no_more_than_there_is(tmp_path: Path) -> None:
         (tmp_path / "bomb.npy").write_bytes(content.replace(b"(1000, 3), }      ", shape))
         with pytest.raises(ValueError, match=r"bomb\.npy: damaged.*(promises|of shape)"):
             read_file(tmp_path / "bomb.npy")
-    np.savez_compressed(tmp_path / "bomb.npz", points=np.zeros((10**7, 3)))
-    with pytest.raises(ValueError, match=r"bomb\.npz: damaged.*promises 240000128"):
+    (tmp_path / "long.npy").write_bytes(content[:6] + b"\x02\x00" + b"\xff" * 4 + content[10:])
+    with pytest.raises(ValueError, match=r"long\.npy: damaged.*promises 4294967295 bytes"):
+        read_file(tmp_path / "long.npy")
+    np.savez_compressed(tmp_path / "bomb.npz", points=np.zeros((3 * 10**6, 3)))
+    with pytest.raises(ValueError, match=r"bomb\.npz: damaged.*promises 72000128"):
         read_file(tmp_path / "bomb.npz")
 
 

@@ -41,6 +41,12 @@ def check_size(promised: int, held: int, packed: bool = False) -> None:
 def read_npy(stream: IO[bytes], held: int) -> Array:
     """Read the array of a stream of `held` bytes; never a pickled one."""
     version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"of version {version[0]}.{version[1]}, and 1.0 to 3.0 are read")
+    start = stream.tell()
+    if version != (1, 0):  # whose header is short in any case
+        check_size(int.from_bytes(stream.read(4), "little"), held)
+        stream.seek(start)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(stream)
     if dtype.hasobject:
