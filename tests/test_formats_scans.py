@@ -260,6 +260,8 @@ def test_tables_with_a_header_are_read_by_it(tmp_path: Path) -> None:
     raw = read_file(path)
     assert np.allclose(raw.points, cloud()) and raw.feature_names == ("id", "classification", "r")
     assert np.array_equal(raw.part, np.arange(100) % 4) and channel(raw, *raw.feature_names) == [5, 1, 0.2]
+    path.write_text(f"x,x,x,y,y,z,z\n{rows}\n")  # names that cannot be right
+    assert read_file(path).points[5, 0] == 5
 
 
 def test_arrays_promise_no_more_than_there_is(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def read_text(path: Path) -> Raw:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # there is one for a file without numbers
         table = guarded(lambda: np.loadtxt(rows, comments=("#", "//"), skiprows=skip, ndmin=2))
-    named = {"x", "y", "z"} <= set(names) and len(set(names)) == table.shape[1]
+    named = {"x", "y", "z"} <= set(names) and len(names) == len(set(names)) == table.shape[1]
     return of_columns(table, names if named else ())
 
 
