@@ -109,11 +109,12 @@ def lines(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def missing(wanted: Iterable[str], where: str) -> tuple[str, ...]:
-    """Say that files named somewhere are not there: one line, or none."""
+def missing(wanted: Iterable[str], where: str = "") -> tuple[str, ...]:
+    """Say that files, perhaps named somewhere, are not there: one line, or none."""
     gone = list(wanted)
-    are = "files named in {} are" if len(gone) > 1 else "file named in {} is"
-    return (f"{len(gone)} {are.format(where)} not there (first: {gone[0]})",) if gone else ()
+    named = f" named in {where}" if where else ""
+    are = f"files{named} are" if len(gone) > 1 else f"file{named} is"
+    return (f"{len(gone)} {are} not there (first: {gone[0]})",) if gone else ()
 
 
 def listed(

@@ -21,7 +21,8 @@ DENSEST = 1100  # bytes out of one byte of a compressed file: deflate cannot do 
 def reading(path: Path) -> Iterator[None]:
     """Turn whatever a damaged file makes a parser raise into one line that names the file."""
     try:
-        yield
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
+            yield
     except Exception as error:
         if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno):  # it speaks for itself
             raise
