@@ -4,7 +4,9 @@ import gzip
 import json
 import os
 import pickle
+import random
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -452,3 +454,46 @@ def test_52470_files_are_listed_in_seconds(tmp_path: Path) -> None:
     assert len(found.entries) == 52_470 and not found.problems
     print(f"{seconds:.2f} s")
     assert seconds < 8  # about one on a quiet machine
+
+
+@pytest.mark.parametrize("name", ["modelnet40-h5", "modelnet40-dat"])
+def test_other_processes_read_what_this_one_has_open(tmp_path: Path, name: str) -> None:
+    found = listing(tmp_path, name)
+    here = [found.read(entry).points for entry in found.entries]
+    with ProcessPoolExecutor(2) as pool:
+        there = [raw.points for raw in pool.map(found.read, found.entries * 10)]
+    np.testing.assert_array_equal(there, here * 10)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_damaged_tree_is_read_or_refused_in_one_line(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    name = list(trees.TREES)[seed % len(trees.TREES)]
+    files = [path for path in tree(tmp_path, name).rglob("*") if path.is_file()]
+    path = chance.choice(files)
+    content = bytearray(path.read_bytes())
+    at = chance.randrange(len(content))
+    match chance.randrange(4):
+        case 0:
+            del content[at:]
+        case 1:
+            content[at : at + 20] = chance.randbytes(20)
+        case 2:
+            content[at:at] = chance.choice(
+                [b"\0", b"\xff", b" nan ", b" 1e999 ", b" 99999999999999999999 ", b"{", b"\n"]
+            )
+        case 3:
+            content = bytearray(chance.choice(files).read_bytes())
+    path.write_bytes(content)
+    try:
+        found = LAYOUTS[name].list(tmp_path)
+    except (ValueError, OSError) as error:
+        assert "\n" not in str(error)
+        return
+    for entry in found.entries:
+        try:
+            raw = found.read(entry)
+        except (ValueError, OSError) as error:
+            assert "\n" not in str(error)
+        else:
+            assert np.isfinite(raw.points).all()
