@@ -268,7 +268,7 @@ def test_arrays_promise_no_more_than_there_is(tmp_path: Path) -> None:
     assert b"(1000, 3), }      " in content
     for shape in (b"(9999999999, 3), }", b"(-1000, 3), }     ", b"(1001, 3), }      "):
         (tmp_path / "bomb.npy").write_bytes(content.replace(b"(1000, 3), }      ", shape))
-        with pytest.raises(ValueError, match=r"bomb\.npy: damaged.*promises"):
+        with pytest.raises(ValueError, match=r"bomb\.npy: damaged.*(promises|of shape)"):
             read_file(tmp_path / "bomb.npy")
     np.savez_compressed(tmp_path / "bomb.npz", points=np.zeros((10**7, 3)))
     with pytest.raises(ValueError, match=r"bomb\.npz: damaged.*promises 240000128"):
