@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pointmadi.data.formats.raw import RGB, Array, Raw, check
+from pointmadi.data.formats import Array
+from pointmadi.data.formats.raw import RGB, Raw, check
 from pointmadi.data.listing import Entry
 
 DENSEST = 1100  # bytes out of one byte of a compressed file: deflate cannot do more

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from pointmadi.data.clouds import TEST, TRAIN
-from pointmadi.data.formats import read_file
-from pointmadi.data.formats.raw import INTENSITY, RGB, Array, Raw, check
+from pointmadi.data.formats import Array, read_file
+from pointmadi.data.formats.raw import INTENSITY, RGB, Raw, check
 from pointmadi.data.layouts.layout import Layout, alike, home, listed, matching, missing, names, read_lists
 from pointmadi.data.layouts.reading import array, cloud, labelled, lookup, reading, rows, within
 from pointmadi.data.listing import Entry, Listing
