@@ -10,6 +10,9 @@ import h5py
 import numpy as np
 import trimesh
 
+from pointmadi.data.layouts import LAYOUTS
+from pointmadi.data.listing import Listing
+
 N = 16  # points of each fabricated shape
 
 
@@ -198,3 +201,12 @@ TREES: dict[str, Callable[[Path], None]] = {
     "scannet-votenet": scannet_votenet,
     "semantickitti": semantickitti,
 }
+
+
+def tree(root: Path, name: str) -> Path:
+    TREES[name if name in TREES else "shapenet55"](root)
+    return root
+
+
+def listing(root: Path, name: str) -> Listing:
+    return LAYOUTS[name].list(tree(root, name))

@@ -87,10 +87,7 @@ def home(root: Path, markers: Sequence[str], inside: Sequence[str] = ()) -> Path
 
 def matching(root: Path, pattern: str, inside: Sequence[str] = ()) -> Path | None:
     """Return the first of a folder and some folders inside it that holds a name of this pattern."""
-    for folder in (root, *(root / name for name in inside)):
-        if folder.is_dir() and any(re.fullmatch(pattern, name) for name in os.listdir(folder)):
-            return folder
-    return None
+    return next((folder for folder in (root, *(root / name for name in inside)) if alike(folder, pattern)), None)
 
 
 def names(folder: Path, suffix: str = "") -> list[str]:
@@ -98,6 +95,11 @@ def names(folder: Path, suffix: str = "") -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(name for name in os.listdir(folder) if name.endswith(suffix) and not name.startswith("."))
+
+
+def alike(folder: Path, pattern: str) -> list[str]:
+    """List the names in a folder that fit a pattern, sorted; none if there is no such folder."""
+    return sorted(filter(re.compile(pattern).fullmatch, os.listdir(folder))) if folder.is_dir() else []
 
 
 def lines(path: Path) -> list[str]:
@@ -109,11 +111,12 @@ def lines(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def missing(wanted: Iterable[str], where: str) -> tuple[str, ...]:
-    """Say that files named somewhere are not there: one line, or none."""
+def missing(wanted: Iterable[str], where: str = "") -> tuple[str, ...]:
+    """Say that files, perhaps named somewhere, are not there: one line, or none."""
     gone = list(wanted)
-    are = "files named in {} are" if len(gone) > 1 else "file named in {} is"
-    return (f"{len(gone)} {are.format(where)} not there (first: {gone[0]})",) if gone else ()
+    named = f" named in {where}" if where else ""
+    are = f"files{named} are" if len(gone) > 1 else f"file{named} is"
+    return (f"{len(gone)} {are} not there (first: {gone[0]})",) if gone else ()
 
 
 def listed(

@@ -1,6 +1,5 @@
 """Rooms and streets whose points have classes: S3DIS, ScanNet, SemanticKITTI."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from pointmadi.data.clouds import TEST, TRAIN
-from pointmadi.data.formats import read_file
-from pointmadi.data.formats.raw import INTENSITY, RGB, Array, Raw
-from pointmadi.data.layouts.layout import Layout, home, listed, matching, names, read_lists
+from pointmadi.data.formats import Array, read_file
+from pointmadi.data.formats.raw import INTENSITY, RGB, Raw, check
+from pointmadi.data.layouts.layout import Layout, alike, home, listed, matching, missing, names, read_lists
 from pointmadi.data.layouts.reading import array, cloud, labelled, lookup, reading, rows, within
 from pointmadi.data.listing import Entry, Listing
 
@@ -31,8 +30,8 @@ def _find_s3dis(root: Path) -> Path | None:
 
 
 def _s3dis(folder: Path) -> Listing:
-    entries = [_room(name[:6], name.removesuffix(".npy"), folder / name) for name in names(folder, ".npy")
-               if re.match(AREA, name)]  # fmt: skip
+    rooms = alike(folder, rf"{AREA}_.+\.npy")
+    entries = [_room(name[:6], name.removesuffix(".npy"), folder / name) for name in rooms]
     return Listing(folder, tuple(entries), read_s3dis, classes=S3DIS_CLASSES, has_split=True, rooms=True)
 
 
@@ -49,27 +48,24 @@ def read_s3dis(entry: Entry) -> Raw:
 
 def _find_annotations(root: Path) -> Path | None:
     for folder in (root, *(root / name for name in ALIGNED)):
-        for area in names(folder):
-            if re.fullmatch(AREA, area) and any(
-                (folder / area / r / "Annotations").is_dir() for r in names(folder / area)
-            ):
+        for area in alike(folder, AREA):
+            if any((folder / area / room / "Annotations").is_dir() for room in names(folder / area)):
                 return folder
     return None
 
 
 def _annotations(folder: Path) -> Listing:
-    entries, problems = [], []
-    for area in (name for name in names(folder) if re.fullmatch(AREA, name)):
-        for room in names(folder / area):
-            if not (folder / area / room).is_dir():
-                continue
-            if names(folder / area / room / "Annotations", ".txt"):
-                entries.append(_room(area, f"{area}_{room}", folder / area / room / "Annotations"))
-            else:
-                problems.append(f"missing: {area}/{room}/Annotations/*.txt")
+    areas = alike(folder, AREA)
+    rooms = [(area, room) for area in areas for room in names(folder / area) if (folder / area / room).is_dir()]
+    bare = [pair for pair in rooms if not names(folder / pair[0] / pair[1] / "Annotations", ".txt")]
+    entries = tuple(
+        _room(area, f"{area}_{room}", folder / area / room / "Annotations")
+        for area, room in rooms
+        if (area, room) not in bare
+    )
+    problems = missing(f"{area}/{room}/Annotations/*.txt" for area, room in bare)
     return Listing(
-        folder, tuple(entries), read_annotations, classes=S3DIS_CLASSES, has_split=True, rooms=True,
-        problems=tuple(problems),
+        folder, entries, read_annotations, classes=S3DIS_CLASSES, has_split=True, rooms=True, problems=problems
     )  # fmt: skip
 
 
@@ -91,12 +87,18 @@ def _rows(path: Path) -> Array:
     try:
         return rows(path, 6)
     except ValueError:
-        number = rb"[ \t]+".join([rb"[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?"] * 6)
         text = path.read_bytes().splitlines()
-        whole = [line for line in text if re.fullmatch(number, line.strip())]
+        whole = [line for line in text if _is_row(line)]
         if len(text) - len(whole) > max(1, DAMAGED_LINES * len(text)):
             raise
         return rows(whole, 6)
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return len([float(word) for word in line.split()]) == 6
+    except ValueError:
+        return False
 
 
 # ScanNet: scans of rooms; the validation scans test, since those for testing have no labels.
@@ -116,19 +118,15 @@ EXPORT = "scannet_train_detection_data"
 
 def _find_scannet(root: Path) -> Path | None:
     for folder in (root / "scans", root):
-        if any(re.fullmatch(SCAN, name) and (folder / name / f"{name}{MESH}").exists() for name in names(folder)):
+        if any((folder / name / f"{name}{MESH}").exists() for name in alike(folder, SCAN)):
             return folder
     return None
 
 
 def _scannet(folder: Path) -> Listing:
-    files = {name: folder / name / f"{name}{MESH}" for name in names(folder) if re.fullmatch(SCAN, name)}
-    lacking = tuple(
-        f"missing: {name}{end}"
-        for name in files
-        for end in (MESH, LABELS)
-        if not (folder / name / f"{name}{end}").exists()
-    )
+    files = {name: folder / name / f"{name}{MESH}" for name in alike(folder, SCAN)}
+    wanted = [folder / name / f"{name}{end}" for name in files for end in (MESH, LABELS)]
+    lacking = missing(path.name for path in wanted if not path.exists())
     return _scans(folder, {name: path for name, path in files.items() if path.exists()}, read_scannet, lacking)
 
 
@@ -138,8 +136,8 @@ def _find_export(root: Path) -> Path | None:
 
 def _export(folder: Path) -> Listing:
     present = set(names(folder, ".npy"))
-    scans = sorted(name.removesuffix("_vert.npy") for name in present if re.fullmatch(rf"{SCAN}_vert\.npy", name))
-    lacking = tuple(f"missing: {name}_sem_label.npy" for name in scans if f"{name}_sem_label.npy" not in present)
+    scans = [name.removesuffix("_vert.npy") for name in alike(folder, rf"{SCAN}_vert\.npy")]
+    lacking = missing(f"{name}_sem_label.npy" for name in scans if f"{name}_sem_label.npy" not in present)
     return _scans(folder, {name: folder / f"{name}_vert.npy" for name in scans}, read_export, lacking)
 
 
@@ -166,11 +164,12 @@ def _scans(folder: Path, files: dict[str, Path], read: Callable[[Entry], Raw], l
 def read_scannet(entry: Entry) -> Raw:
     """Read the vertices of a mesh, their colours, and their labels from the mesh beside it; −1 where there is none."""
     raw = replace(read_file(entry.path), faces=None)
+    with reading(entry.path):
+        check(raw)  # the vertices that no face uses, too
     labels = entry.path.with_name(entry.path.name.replace(MESH, LABELS))
     with reading(labels):
-        return labelled(
-            raw, lookup(_label(read_file(labels)) if labels.exists() else np.zeros(len(raw.points)), OF_NYU40)
-        )
+        nyu40 = _label(read_file(labels)) if labels.exists() else np.zeros(len(raw.points))
+        return labelled(raw, lookup(nyu40, OF_NYU40))
 
 
 def _label(raw: Raw) -> Array:
@@ -185,7 +184,8 @@ def read_export(entry: Entry) -> Raw:
     with reading(entry.path):
         raw = cloud(array(entry.path, 6), RGB)
     with reading(labels):
-        return labelled(raw, lookup(array(labels, 0) if labels.exists() else np.zeros(len(raw.points)), OF_NYU40))
+        nyu40 = array(labels, 0) if labels.exists() else np.zeros(len(raw.points))
+        return labelled(raw, lookup(nyu40, OF_NYU40))
 
 
 # SemanticKITTI: sequences of scans of streets; 08 is for validation, 11 … 21 have no labels.
