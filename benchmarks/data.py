@@ -35,7 +35,7 @@ def main() -> None:
     machine = machine_name(torch.device("cpu"))
     with TemporaryDirectory() as place:
         rates = measure(Path(place), count, rounds)
-    print(f"{count} shapes of {POINTS} points, random batches of {BATCH}, page cache, {rounds} rounds, processor time\n")
+    print(f"{count} shapes of {POINTS} points, batches of {BATCH}, {rounds} rounds, processor time\n")
     print("| stored as | shapes/s | of shards |\n|---|---:|---:|")
     median = {name: statistics.median(values) for name, values in rates.items()}
     for name, rate in median.items():
