@@ -10,17 +10,23 @@ from pointmadi.data.clouds import Clouds
 from pointmadi.data.formats.meshes import read_geometry
 from pointmadi.data.formats.raw import Array, Raw, Reading, Up, channels, check, orient
 from pointmadi.data.formats.sampling import POOL, resample
-from pointmadi.data.formats.tables import read_npy, read_npz, read_text
+from pointmadi.data.formats.scans import read_e57, read_las, read_pcd
+from pointmadi.data.formats.tables import read_bin, read_h5, read_npy, read_npz, read_text
 
 __all__ = [
     "POOL", "SUFFIXES", "Array", "Raw", "Reading", "Up", "channels", "orient", "read_cloud", "read_file", "resample",
 ]  # fmt: skip
 
 READERS: dict[str, Callable[[Path], Raw]] = {
-    **dict.fromkeys((".ply", ".obj", ".off", ".stl", ".glb"), read_geometry),
-    **dict.fromkeys((".xyz", ".txt"), read_text),
+    **dict.fromkeys((".ply", ".obj", ".off", ".stl", ".glb", ".gltf"), read_geometry),
+    **dict.fromkeys((".xyz", ".txt", ".csv"), read_text),
     ".npy": read_npy,
     ".npz": read_npz,
+    **dict.fromkeys((".h5", ".hdf5"), read_h5),
+    ".bin": read_bin,
+    ".pcd": read_pcd,
+    **dict.fromkeys((".las", ".laz"), read_las),
+    ".e57": read_e57,
 }
 SUFFIXES = tuple(READERS)
 

@@ -7,11 +7,13 @@ from typing import Any, Literal
 import numpy as np
 
 LARGEST = 1e15  # coordinates beyond it are taken for garbage, and shapes smaller than 1 / LARGEST for a single place
+SMALL, RATIO = 1 << 26, 200  # bytes that may always be unpacked; beyond, so many from each byte of a file
 HALF_MAX = float(np.finfo(np.float16).max)
 ROUNDING = 1e-7  # a shape smaller than this share of its distance from the origin is lost in rounding
 
 NORMALS, RGB, INTENSITY = ("nx", "ny", "nz"), ("r", "g", "b"), ("intensity",)
 GROUPS = {"normals": NORMALS, "rgb": RGB, "intensity": INTENSITY}
+PARTS = ("part", "label", "classification", "class", "semantic")
 ALIASES = {
     "red": "r", "green": "g", "blue": "b", "diffuse_red": "r", "diffuse_green": "g", "diffuse_blue": "b",
     "normal_x": "nx", "normal_y": "ny", "normal_z": "nz", "scalar_intensity": "intensity", "reflectance": "intensity",
@@ -96,10 +98,42 @@ def guarded(parse: Callable[[], Any]) -> Any:
     """Call a parser of another library, and say in one line that the file is damaged if it fails."""
     try:
         return parse()
-    except Exception as error:  # damaged files make parsers fail in every possible way
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # damaged files make parsers fail in every way; Rust's panics are no Exception
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        detail = "" if isinstance(error, ImportError) else f" ({reason[:200]})"  # a guesser of encodings, not there
+        detail = (
+            "" if isinstance(error, ImportError) else f" ({reason.removeprefix('damaged: ')[:200]})"
+        )  # a guesser of encodings, not there
         raise ValueError(f"damaged, or not what its name says{detail}") from None
+
+
+def check_size(promised: int, held: int, packed: bool = False) -> None:
+    """Refuse, before memory is taken, what a header promises and a file of `held` bytes cannot hold.
+
+    Args:
+        promised: bytes in memory.
+        held: bytes of the file, or of the part of it in question.
+        packed: whether they are compressed, so that a few may become many.
+    """
+    if promised < 0 or promised > (max(held * RATIO, SMALL) if packed else held):
+        raise ValueError(f"damaged: its header promises {promised} bytes, more than {held} bytes can hold")
+
+
+def shades(values: Array) -> Array:
+    """Bring colours of 8 or 16 bits to 0 … 1; what is there already stays."""
+    largest = values.max(initial=0)
+    return (values / (1 if largest <= 1 else 255 if largest <= 255 else 65535)).astype(np.float32)
+
+
+def with_channels(points: Array, found: dict[str, Array], faces: Array | None = None) -> Raw:
+    """Put together what is known of each point: (N, 3), (N,) each; whole numbers called as in `PARTS` are parts too."""
+    part = None
+    for name in PARTS:
+        if faces is None and name in found and np.all(np.abs(found[name]) < 2**31):
+            whole = found[name].astype(np.int64)
+            part = whole if part is None and np.array_equal(whole, found[name]) else part
+    return Raw(points, stack(found, tuple(found), len(points)), tuple(found), faces, part)
 
 
 def check(raw: Raw) -> None:

@@ -1,30 +1,48 @@
-"""Tables and arrays: txt, xyz, npy, npz."""
+"""Tables and arrays: txt xyz csv, npy npz, h5, bin."""
 
 import io
 import re
 import warnings
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pointmadi.data.formats.raw import ALIASES, GROUPS, INTENSITY, NORMALS, RGB, Array, Raw, guarded
+from pointmadi.data.formats.raw import (
+    ALIASES,
+    GROUPS,
+    INTENSITY,
+    NORMALS,
+    RGB,
+    Array,
+    Raw,
+    check_size,
+    guarded,
+    shades,
+    with_channels,
+)
 
 ARRAYS = {
-    "points": ("points", "xyz", "pos", "vertices", "pc", "arr_0"),
+    "points": ("points", "xyz", "pos", "vertices", "pc", "data", "arr_0"),
     "faces": ("faces", "face"),
     "normals": ("normals", "normal"),
     "rgb": ("rgb", "colors", "color"),
     "intensity": ("intensity",),
+    "part": ("part", "pid", "seg", "semantic", "label"),
 }
 
 
 def of_columns(table: Array, names: Sequence[str] = ()) -> Raw:
     """Understand a table of three or more columns; unnamed extra columns are guessed (docs/datasets.md)."""
+    if table.ndim == 3:
+        raise ValueError(
+            f"a set of many shapes {table.shape}, not one; give a folder with one shape a file, or pack it"
+        )
     if table.ndim != 2 or table.shape[1] < 3 or table.dtype.kind not in "fiu":
         raise ValueError(f"expected a table of rows x y z …, found {table.shape} {table.dtype}")
-    extra = table[:, 3:]
     if not names:
+        extra = table[:, 3:]
         count, names = extra.shape[1], ()
         if count in (3, 4, 6, 7):
             lengths = np.linalg.norm(extra[:, :3].astype(np.float64), axis=1)
@@ -33,19 +51,20 @@ def of_columns(table: Array, names: Sequence[str] = ()) -> Raw:
             names = (*names, *(RGB if names == NORMALS else NORMALS))
         if count in (1, 4, 7):
             names = (*names, *INTENSITY)
-        names = (*names, *(f"column{i + 4}" for i in range(len(names), count)))
-    values = extra.astype(np.float32)
-    colors = [i for i, name in enumerate(names) if name in RGB]
-    if colors and values[:, colors].max(initial=0) > 1:
-        values[:, colors] /= 65535 if values[:, colors].max() > 255 else 255
-    return Raw(table[:, :3].astype(np.float64), values, tuple(names))
+        names = ("x", "y", "z", *names, *(f"column{i + 4}" for i in range(len(names), count)))
+    found = {name: table[:, i] for i, name in enumerate(names)}
+    points = np.stack([found.pop(axis) for axis in "xyz"], axis=1).astype(np.float64)
+    colors = [name for name in RGB if name in found]
+    if colors:
+        found |= dict(zip(colors, shades(np.stack([found[name] for name in colors])), strict=True))
+    return with_channels(points, found)
 
 
 def read_text(path: Path) -> Raw:
     """Read a text of one point a line."""
     text = re.sub("[,;]", " ", path.read_bytes().decode("utf-8-sig", errors="replace"))
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    words = first.lstrip("#/ ").lower().split()
+    words = first.lstrip("#/ ").replace('"', "").lower().split()
     try:
         list(map(float, words))
         names, skip = [], int(len(words) == 1)  # a single number is the count of the rows
@@ -58,37 +77,102 @@ def read_text(path: Path) -> Raw:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # there is one for a file without numbers
         table = guarded(lambda: np.loadtxt(rows, comments=("#", "//"), skiprows=skip, ndmin=2))
-    named = names[:3] == ["x", "y", "z"] and len(names) == table.shape[1]
-    return of_columns(table, names[3:] if named else ())
+    named = {"x", "y", "z"} <= set(names) and len(set(names)) == table.shape[1]
+    return of_columns(table, names if named else ())
+
+
+def read_bin(path: Path) -> Raw:
+    """Read a scan of KITTI: rows of four little-endian float32, x y z intensity."""
+    content = path.read_bytes()
+    if len(content) % 16:
+        raise ValueError(f"{len(content)} bytes are no rows of four float32 (x y z intensity, as in KITTI)")
+    return of_columns(np.frombuffer(content, "<f4").reshape(-1, 4), (*"xyz", *INTENSITY))
 
 
 def read_npy(path: Path) -> Raw:
     """Read an array of one point a row."""
-    content = io.BytesIO(path.read_bytes())
-    return of_columns(guarded(lambda: np.load(content, allow_pickle=False)))
+    return of_columns(guarded(lambda: _npy(path.read_bytes())))
 
 
 def read_npz(path: Path) -> Raw:
     """Read an archive of named arrays that make one shape."""
-    content = io.BytesIO(path.read_bytes())
-    with guarded(lambda: np.load(content, allow_pickle=False)) as archive:
-        arrays = guarded(lambda: {name: archive[name] for name in archive.files})
-    found = {
-        kind: arrays[next(name for name in names if name in arrays)]
-        for kind, names in ARRAYS.items()
-        if any(name in arrays for name in names)
-    }
-    if "points" not in found:
-        raise ValueError(f"no array called {' or '.join(ARRAYS['points'])}; it has: {', '.join(arrays)}")
-    if found["points"].ndim == 3:
-        raise ValueError("a packed set of many shapes, not one shape; give it as a source of its own")
-    raw = of_columns(found["points"])
-    columns, names = [raw.features], list(raw.feature_names)
+    held = path.stat().st_size
+    with guarded(lambda: zipfile.ZipFile(path)) as archive:
+        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
+
+        def read(name: str) -> Array:
+            check_size(sizes[name], held, packed=True)
+            member = name if name in archive.namelist() else f"{name}.npy"
+            return _npy(archive.read(member))
+
+        return _of_arrays(list(sizes), lambda name: guarded(lambda: read(name)))
+
+
+def _npy(content: bytes) -> Array:
+    """Read an array, once its header is known to promise no more than there is; numpy would take the memory first."""
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are not read")
+    rows = 1
+    for length in shape:
+        check_size(-1 if length < 0 else 0, 0)
+        rows *= length
+    check_size(rows * dtype.itemsize, len(content) - stream.tell())
+    stream.seek(0)
+    array: Array = np.load(stream, allow_pickle=False)
+    return array
+
+
+def read_h5(path: Path) -> Raw:
+    """Read a file of HDF5 whose datasets make one shape; links to other files are not followed."""
+    import h5py
+
+    held = path.stat().st_size
+    with guarded(lambda: h5py.File(path, "r")) as file:
+
+        def read(name: str) -> Array:
+            dataset = file[name]
+            if dataset.external or dataset.is_virtual or dataset.dtype.kind not in "fiub":
+                raise ValueError(f"'{name}' lies in another file, or does not hold numbers")
+            check_size(dataset.size * dataset.dtype.itemsize, held, packed=dataset.chunks is not None)
+            values: Array = dataset[()]
+            return values
+
+        def is_array(name: str) -> bool:
+            here = isinstance(file.get(name, getlink=True), h5py.HardLink)
+            return here and isinstance(file[name], h5py.Dataset)
+
+        names = guarded(lambda: [name for name in file if is_array(name)])
+        return _of_arrays(names, lambda name: guarded(lambda: read(name)))
+
+
+def _of_arrays(names: Sequence[str], read: Callable[[str], Array]) -> Raw:
+    """Put the named arrays of one shape together."""
+    has = {kind: next((name for name in known if name in names), None) for kind, known in ARRAYS.items()}
+    if has["points"] is None:
+        raise ValueError(f"no array called {' or '.join(ARRAYS['points'])}; it has: {_listed(names)}")
+    arrays = {kind: read(name) for kind, name in has.items() if name is not None}
+    raw = of_columns(arrays["points"])
+    found = {name: raw.features[:, i] for i, name in enumerate(raw.feature_names)}
+    rows = len(raw.points)
     for kind in ("normals", "rgb", "intensity"):
-        if kind in found:
-            values = found[kind].reshape(len(raw.points), -1)[:, : len(GROUPS[kind])]
-            scale = 255 if kind == "rgb" and values.max(initial=0) > 1 else 1
-            columns.append(values.astype(np.float32) / scale)
-            names += GROUPS[kind]
-    faces = found["faces"].astype(np.int64).reshape(-1, 3) if found.get("faces", np.zeros(0)).size else None
-    return Raw(raw.points, np.concatenate(columns, axis=1), tuple(names), faces)
+        if kind in arrays:
+            values, wide = arrays[kind], len(GROUPS[kind])
+            if values.size < rows * wide or values.size % rows or values.dtype.kind not in "fiu":
+                raise ValueError(f"'{has[kind]}' is {values.shape} {values.dtype}, for {rows} points")
+            values = values.reshape(rows, -1)[:, :wide]
+            found |= dict(zip(GROUPS[kind], (shades(values) if kind == "rgb" else values).T, strict=True))
+    faces = arrays.get("faces", np.zeros(0, np.int64))
+    if faces.size % 3 or faces.dtype.kind not in "iuf":
+        raise ValueError(f"'{has['faces']}' is {faces.shape} {faces.dtype}, and triangles are (M, 3) whole numbers")
+    part = arrays.get("part")
+    if part is not None and part.size == rows and part.dtype.kind in "iu" and not faces.size:
+        found["part"] = part.reshape(rows)  # a single label is that of the shape, not of its points
+    return with_channels(raw.points, found, faces.astype(np.int64).reshape(-1, 3) if faces.size else None)
+
+
+def _listed(names: Iterable[str], most: int = 20) -> str:
+    return ", ".join(re.sub(r"[^\x20-\x7e]", "?", name)[:40] for name in list(names)[:most]) or "nothing"
