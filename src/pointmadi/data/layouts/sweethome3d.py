@@ -111,10 +111,11 @@ def _tests(keys: Sequence[str], labels: Sequence[int]) -> set[str]:
         kind[TWINS.get(key, key)] = max(label, kind.get(TWINS.get(key, key), -1))
     chosen: set[str] = set()
     for label in sorted(set(kind.values()) - {-1}):
-        wanted = SHARE * sum(len(groups[first]) for first in groups if kind[first] == label)
+        size = sum(len(groups[first]) for first in groups if kind[first] == label)
+        wanted = SHARE * size + 1 if size > 1 else 0
         count = 0
         for first in sorted((f for f in groups if kind[f] == label), key=_hash):
-            if count + len(groups[first]) <= wanted + 1:
+            if count + len(groups[first]) <= wanted:
                 chosen.update(groups[first])
                 count += len(groups[first])
     return chosen
