@@ -11,6 +11,9 @@ import h5py
 import numpy as np
 import trimesh
 
+from pointmadi.data.layouts import LAYOUTS
+from pointmadi.data.listing import Listing
+
 N = 16  # points of each fabricated shape
 
 
@@ -226,3 +229,12 @@ TREES: dict[str, Callable[[Path], None]] = {
     "semantickitti": semantickitti,
     "sweethome3d": sweethome3d,
 }
+
+
+def tree(root: Path, name: str) -> Path:
+    TREES[name if name in TREES else "shapenet55"](root)
+    return root
+
+
+def listing(root: Path, name: str) -> Listing:
+    return LAYOUTS[name].list(tree(root, name))

@@ -4,6 +4,7 @@ A pickle is a program for a small machine that may call any function of Python. 
 numbers, strings, bytes, lists, tuples, dicts and numeric numpy arrays, and refuses everything else by its name.
 """
 
+import math
 import mmap
 import pickletools
 import re
@@ -206,9 +207,10 @@ class _Machine:
         if type(target) is not dict or len(items) % 2:
             raise ValueError("damaged: it sets items of what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, (str, bytes, int, float, type(None))):  # hashes of nested tuples can take forever
+            # Hashes of nested tuples can take forever, and large numbers can be made to have the same one.
+            if not isinstance(key, (str, bytes, int, float, type(None))) or (isinstance(key, int) and abs(key) >> 60):
                 raise ValueError(
-                    f"holds a dict with a key that is a {type(key).__name__.lstrip('_')}, which {NOT_READ}"
+                    f"holds a dict with such a key of type {type(key).__name__.lstrip('_')}, which {NOT_READ}"
                 )
             target[key] = _whole(value)
 
@@ -278,6 +280,8 @@ def _tuple(items: list[Any]) -> tuple[Any, ...]:
 
 
 def _function(module: Any, name: Any) -> _Function:
+    if not isinstance(module, str) or not isinstance(name, str):  # to show or hash nested tuples can take forever
+        raise ValueError("damaged: the name of a function is no text")
     called = f"{MODULES.get(module, module)}.{name}"
     if called not in KNOWN:
         shown = re.sub(r"[^\x20-\x7e]", "?", f"{module}.{name}")[:100]
@@ -293,11 +297,9 @@ def _dtype(kind: str) -> np.dtype[Any]:
 
 def _array(raw: bytes, dtype: np.dtype[Any], shape: tuple[Any, ...], order: Any = "C") -> Any:
     """View bytes as an array; there are exactly as many as its shape says."""
-    size = dtype.itemsize
-    for length in shape:
-        if type(length) is not int or length < 0:
-            raise ValueError(f"damaged: an array of shape {str(shape)[:100]}")
-        size *= length
+    if len(shape) > 64 or not all(type(length) is int and 0 <= length < 2**62 for length in shape):
+        raise ValueError("damaged: an array of impossible shape")
+    size = math.prod(shape) * dtype.itemsize
     if size != len(raw):
         raise ValueError(f"damaged: an array of {str(shape)[:100]} {dtype} promises {size} bytes and has {len(raw)}")
     if not size:

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pointmadi.data.arrays import Array
 from pointmadi.data.clouds import Clouds
 from pointmadi.data.formats.meshes import read_geometry
-from pointmadi.data.formats.raw import Array, Raw, Reading, Up, channels, check, orient
+from pointmadi.data.formats.raw import Raw, Reading, Up, channels, check, orient
 from pointmadi.data.formats.sampling import POOL, resample
 from pointmadi.data.formats.scans import read_e57, read_las, read_pcd
 from pointmadi.data.formats.tables import read_bin, read_h5, read_npy, read_npz, read_text

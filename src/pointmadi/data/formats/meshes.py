@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pointmadi.data.formats.raw import ALIASES, NORMALS, RGB, Array, Raw, check_size, guarded, with_channels
+from pointmadi.data.arrays import Array, check_size, guarded
+from pointmadi.data.formats.raw import ALIASES, NORMALS, RGB, Raw, with_channels
 from pointmadi.data.formats.scenes import Neighbours, check_scene
 
 PLY_SIZES = {"short": 2, "int": 4, "float": 4, "double": 8, "int16": 2, "int32": 4, "int64": 8,

@@ -1,13 +1,14 @@
 """What a file holds, how it is to be read, and what is no shape."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from pointmadi.data.arrays import Array
+
 LARGEST = 1e15  # coordinates beyond it are taken for garbage, and shapes smaller than 1 / LARGEST for a single place
-SMALL, RATIO = 1 << 26, 200  # bytes that may always be unpacked; beyond, so many from each byte of a file
 HALF_MAX = float(np.finfo(np.float16).max)
 ROUNDING = 1e-7  # a shape smaller than this share of its distance from the origin is lost in rounding
 
@@ -26,7 +27,6 @@ TO_Y_UP = {
     "z": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]),
 }
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Up = Literal["x", "y", "z"]
 
 
@@ -92,32 +92,6 @@ def orient(raw: Raw, reading: Reading) -> Raw:
 def stack(values: dict[str, Array], names: Sequence[str], rows: int) -> Array:
     """Put channels side by side: (N,) each -> (N, F) float32; F may be 0."""
     return np.stack([values[n] for n in names], axis=1).astype(np.float32) if names else np.zeros((rows, 0), np.float32)
-
-
-def guarded(parse: Callable[[], Any]) -> Any:
-    """Call a parser of another library, and say in one line that the file is damaged if it fails."""
-    try:
-        return parse()
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # damaged files make parsers fail in every way; Rust's panics are no Exception
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        detail = (
-            "" if isinstance(error, ImportError) else f" ({reason.removeprefix('damaged: ')[:200]})"
-        )  # a guesser of encodings, not there
-        raise ValueError(f"damaged, or not what its name says{detail}") from None
-
-
-def check_size(promised: int, held: int, packed: bool = False) -> None:
-    """Refuse, before memory is taken, what a header promises and a file of `held` bytes cannot hold.
-
-    Args:
-        promised: bytes in memory.
-        held: bytes of the file, or of the part of it in question.
-        packed: whether they are compressed, so that a few may become many.
-    """
-    if promised < 0 or promised > (max(held * RATIO, SMALL) if packed else held):
-        raise ValueError(f"damaged: its header promises {promised} bytes, more than {held} bytes can hold")
 
 
 def shades(values: Array) -> Array:

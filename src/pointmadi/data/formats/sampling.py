@@ -5,7 +5,8 @@ import hashlib
 import numpy as np
 import torch
 
-from pointmadi.data.formats.raw import HALF_MAX, NORMALS, Array, Raw, Reading, channels, orient, stack
+from pointmadi.data.arrays import Array
+from pointmadi.data.formats.raw import HALF_MAX, NORMALS, Raw, Reading, channels, orient, stack
 from pointmadi.ops.sampling import farthest_points
 
 POOL = 50_000  # points among which the farthest are searched; of larger clouds a random choice of this many

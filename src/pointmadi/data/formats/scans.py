@@ -1,12 +1,14 @@
 """Scans as instruments and their tools write them: pcd, las and laz, e57."""
 
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pointmadi.data.formats.raw import ALIASES, NORMALS, RGB, Array, Raw, check_size, guarded, shades, with_channels
+from pointmadi.data.arrays import Array, check_size, guarded
+from pointmadi.data.formats.raw import ALIASES, NORMALS, RGB, Raw, shades, with_channels
 
 PCD_TYPES = {("F", 4): "<f4", ("F", 8): "<f8"} | {
     (kind, size): f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)
@@ -132,6 +134,7 @@ def read_las(path: Path) -> Raw:
         import lazrs  # noqa: F401
     except ModuleNotFoundError:
         raise ValueError("las and laz files need laspy; pip install 'pointmadi[io]'") from None
+    guarded(lambda: _check_las(path))
     with guarded(lambda: laspy.open(path, laz_backend=laspy.LazBackend.Lazrs, read_evlrs=False)) as file:
         header = file.header
         taken = header.point_count * header.point_format.size
@@ -143,6 +146,29 @@ def read_las(path: Path) -> Raw:
         found |= dict(zip(RGB, shades(np.stack([points.red, points.green, points.blue])), strict=True))
     found["classification"] = np.asarray(points.classification)
     return with_channels(np.asarray(points.xyz, np.float64), found)
+
+
+def _check_las(path: Path) -> None:
+    """Refuse a las or laz file whose header promises what it cannot hold: its parsers take the memory, or die of it."""
+    held = path.stat().st_size
+    with path.open("rb") as file:
+
+        def number(kind: str, at: int) -> int:
+            file.seek(at)
+            value: int = struct.unpack(kind, file.read(struct.calcsize(kind)))[0]
+            return value
+
+        start, points = number("<H", 94), number("<I", 96)
+        check_size(points, held)
+        for _ in range(number("<I", 100)):  # records of variable length
+            check_size(start + 54, points)
+            start += 54 + number("<H", start + 20)
+        if not number("<B", 104) & 0xC0:
+            return
+        table = number("<q", points)
+        table = number("<q", held - 8) if table == -1 else table
+        check_size(table + 8, held)
+        check_size(number("<I", table + 4), held)  # pieces, which are more than a byte each
 
 
 def read_e57(path: Path) -> Raw:

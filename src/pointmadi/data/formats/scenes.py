@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from pointmadi.data.formats.raw import check_size, guarded
+from pointmadi.data.arrays import check_size, guarded
 
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
 INSTANCED = 50_000_000  # vertices and corners of faces of a scene, every copy of a mesh counted

@@ -3,25 +3,14 @@
 import io
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pointmadi.data.formats.raw import (
-    ALIASES,
-    GROUPS,
-    INTENSITY,
-    NORMALS,
-    RGB,
-    Array,
-    Raw,
-    check_size,
-    guarded,
-    shades,
-    with_channels,
-)
+from pointmadi.data import arrays
+from pointmadi.data.arrays import Archive, Array, check_size, guarded
+from pointmadi.data.formats.raw import ALIASES, GROUPS, INTENSITY, NORMALS, RGB, Raw, shades, with_channels
 
 ARRAYS = {
     "points": ("points", "xyz", "pos", "vertices", "pc", "data", "arr_0"),
@@ -77,7 +66,7 @@ def read_text(path: Path) -> Raw:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # there is one for a file without numbers
         table = guarded(lambda: np.loadtxt(rows, comments=("#", "//"), skiprows=skip, ndmin=2))
-    named = {"x", "y", "z"} <= set(names) and len(set(names)) == table.shape[1]
+    named = {"x", "y", "z"} <= set(names) and len(names) == len(set(names)) == table.shape[1]
     return of_columns(table, names if named else ())
 
 
@@ -91,39 +80,14 @@ def read_bin(path: Path) -> Raw:
 
 def read_npy(path: Path) -> Raw:
     """Read an array of one point a row."""
-    return of_columns(guarded(lambda: _npy(path.read_bytes())))
+    with path.open("rb") as file:
+        return of_columns(guarded(lambda: arrays.read_npy(file, path.stat().st_size)))
 
 
 def read_npz(path: Path) -> Raw:
     """Read an archive of named arrays that make one shape."""
-    held = path.stat().st_size
-    with guarded(lambda: zipfile.ZipFile(path)) as archive:
-        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
-
-        def read(name: str) -> Array:
-            check_size(sizes[name], held, packed=True)
-            member = name if name in archive.namelist() else f"{name}.npy"
-            return _npy(archive.read(member))
-
-        return _of_arrays(list(sizes), lambda name: guarded(lambda: read(name)))
-
-
-def _npy(content: bytes) -> Array:
-    """Read an array, once its header is known to promise no more than there is; numpy would take the memory first."""
-    stream = io.BytesIO(content)
-    version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(stream)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are not read")
-    rows = 1
-    for length in shape:
-        check_size(-1 if length < 0 else 0, 0)
-        rows *= length
-    check_size(rows * dtype.itemsize, len(content) - stream.tell())
-    stream.seek(0)
-    array: Array = np.load(stream, allow_pickle=False)
-    return array
+    with Archive(path) as archive:
+        return _of_arrays(list(archive.members), archive.read)
 
 
 def read_h5(path: Path) -> Raw:
@@ -154,21 +118,21 @@ def _of_arrays(names: Sequence[str], read: Callable[[str], Array]) -> Raw:
     has = {kind: next((name for name in known if name in names), None) for kind, known in ARRAYS.items()}
     if has["points"] is None:
         raise ValueError(f"no array called {' or '.join(ARRAYS['points'])}; it has: {_listed(names)}")
-    arrays = {kind: read(name) for kind, name in has.items() if name is not None}
-    raw = of_columns(arrays["points"])
+    given = {kind: read(name) for kind, name in has.items() if name is not None}
+    raw = of_columns(given["points"])
     found = {name: raw.features[:, i] for i, name in enumerate(raw.feature_names)}
     rows = len(raw.points)
     for kind in ("normals", "rgb", "intensity"):
-        if kind in arrays:
-            values, wide = arrays[kind], len(GROUPS[kind])
+        if kind in given:
+            values, wide = given[kind], len(GROUPS[kind])
             if values.size < rows * wide or values.size % rows or values.dtype.kind not in "fiu":
                 raise ValueError(f"'{has[kind]}' is {values.shape} {values.dtype}, for {rows} points")
             values = values.reshape(rows, -1)[:, :wide]
             found |= dict(zip(GROUPS[kind], (shades(values) if kind == "rgb" else values).T, strict=True))
-    faces = arrays.get("faces", np.zeros(0, np.int64))
+    faces = given.get("faces", np.zeros(0, np.int64))
     if faces.size % 3 or faces.dtype.kind not in "iuf":
         raise ValueError(f"'{has['faces']}' is {faces.shape} {faces.dtype}, and triangles are (M, 3) whole numbers")
-    part = arrays.get("part")
+    part = given.get("part")
     if part is not None and part.size == rows and part.dtype.kind in "iu" and not faces.size:
         found["part"] = part.reshape(rows)  # a single label is that of the shape, not of its points
     return with_channels(raw.points, found, faces.astype(np.int64).reshape(-1, 3) if faces.size else None)

@@ -87,10 +87,7 @@ def home(root: Path, markers: Sequence[str], inside: Sequence[str] = ()) -> Path
 
 def matching(root: Path, pattern: str, inside: Sequence[str] = ()) -> Path | None:
     """Return the first of a folder and some folders inside it that holds a name of this pattern."""
-    for folder in (root, *(root / name for name in inside)):
-        if folder.is_dir() and any(re.fullmatch(pattern, name) for name in os.listdir(folder)):
-            return folder
-    return None
+    return next((folder for folder in (root, *(root / name for name in inside)) if alike(folder, pattern)), None)
 
 
 def names(folder: Path, suffix: str = "") -> list[str]:
@@ -98,6 +95,11 @@ def names(folder: Path, suffix: str = "") -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(name for name in os.listdir(folder) if name.endswith(suffix) and not name.startswith("."))
+
+
+def alike(folder: Path, pattern: str) -> list[str]:
+    """List the names in a folder that fit a pattern, sorted; none if there is no such folder."""
+    return sorted(filter(re.compile(pattern).fullmatch, os.listdir(folder))) if folder.is_dir() else []
 
 
 def lines(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pointmadi.data.clouds import TEST, TRAIN
 from pointmadi.data.formats.raw import NORMALS, Raw
-from pointmadi.data.layouts.layout import Layout, home, lines, listed, matching, missing, names, read_lists
+from pointmadi.data.layouts.layout import Layout, alike, home, lines, listed, matching, missing, names, read_lists
 from pointmadi.data.layouts.reading import cloud, h5, h5_entries, h5_file, pickled, reading, rows
 from pointmadi.data.listing import Entry, Listing
 
@@ -23,8 +23,8 @@ FORTY = (
 )  # fmt: skip
 SPLITS = {"train": TRAIN, "test": TEST}
 RESAMPLED = "modelnet40_normal_resampled"
-CACHE = r"modelnet40_(train|test)_(\d+)pts(_fps)?\.dat"
-EPISODES = r"(\d+)way_?(\d+)shot"
+CACHE = r"modelnet40_{}_\d+pts(_fps)?\.dat"
+EPISODES = r"\d+way_?\d+shot"
 
 
 # Text: class/class_0001.txt, with lists of the two splits.
@@ -107,19 +107,18 @@ def read_h5(entry: Entry) -> Raw:
 
 
 def _find_cache(root: Path) -> Path | None:
-    return matching(root, CACHE, (RESAMPLED,))
+    return matching(root, CACHE.format("(train|test)"), (RESAMPLED,))
 
 
 def _cache(folder: Path) -> Listing:
     entries: list[Entry] = []
     lacking: tuple[str, ...] = ()
-    found = [match for name in names(folder, ".dat") if (match := re.fullmatch(CACHE, name))]
     for part, split in SPLITS.items():
-        files = {int(match[2]): match[0] for match in found if match[1] == part}
+        files = alike(folder, CACHE.format(part))
         if not files:
             lacking += (f"missing: modelnet40_{part}_8192pts_fps.dat",)
             continue
-        path = folder / files[max(files)]
+        path = folder / max(files, key=lambda name: int(re.findall(r"\d+", name)[1]))
         with reading(path):
             points, labels = pickled(path)[:2]
             kinds = _classes_of(labels, len(points), len(FORTY))
@@ -147,7 +146,7 @@ def read_cache(entry: Entry) -> Raw:
 
 def _find_episodes(root: Path) -> Path | None:
     for folder in (root, root / "ModelNetFewshot"):
-        if any(re.fullmatch(EPISODES, name) and matching(folder / name, r"\d+\.pkl") for name in names(folder)):
+        if any(matching(folder / name, r"\d+\.pkl") for name in alike(folder, EPISODES)):
             return folder
     return None
 
@@ -157,11 +156,8 @@ def _episodes(folder: Path) -> Listing:
     entries: list[Entry] = []
     problems: list[str] = []
     ways = 0
-    for setting in names(folder):
-        shape = re.fullmatch(EPISODES, setting)
-        if not shape:
-            continue
-        way, shot = int(shape[1]), int(shape[2])
+    for setting in alike(folder, EPISODES):
+        way, shot = map(int, re.findall(r"\d+", setting))
         ways = max(ways, way)
         files = names(folder / setting, ".pkl")
         if len(files) != 10:

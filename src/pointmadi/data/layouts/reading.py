@@ -2,6 +2,7 @@
 
 import os
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pointmadi.data.formats.raw import RGB, Array, Raw, check
+from pointmadi.data.formats import Array
+from pointmadi.data.formats.raw import RGB, Raw, check
 from pointmadi.data.listing import Entry
 
 DENSEST = 1100  # bytes out of one byte of a compressed file: deflate cannot do more
@@ -101,12 +103,19 @@ def h5_file(path: Path) -> Any:
     return _opened(path, state.st_size, state.st_mtime_ns, os.getpid())
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _opened(path: Path, size: int, time: int, process: int) -> Any:
     import h5py
 
     # By a file of Python's, since HDF5 takes a path that it has open already for the old file, changed or not.
-    return h5py.File(path.open("rb"), "r")
+    content = path.open("rb")
+    try:
+        file = h5py.File(content, "r")
+    except BaseException:
+        content.close()
+        raise
+    weakref.finalize(file, content.close)
+    return file
 
 
 def h5(path: Path, name: str) -> Any:

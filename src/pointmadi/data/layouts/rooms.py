@@ -1,6 +1,5 @@
 """Rooms and streets whose points have classes: S3DIS, ScanNet, SemanticKITTI."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from pointmadi.data.clouds import TEST, TRAIN
-from pointmadi.data.formats import read_file
-from pointmadi.data.formats.raw import INTENSITY, RGB, Array, Raw
-from pointmadi.data.layouts.layout import Layout, home, listed, matching, missing, names, read_lists
+from pointmadi.data.formats import Array, read_file
+from pointmadi.data.formats.raw import INTENSITY, RGB, Raw, check
+from pointmadi.data.layouts.layout import Layout, alike, home, listed, matching, missing, names, read_lists
 from pointmadi.data.layouts.reading import array, cloud, labelled, lookup, reading, rows, within
 from pointmadi.data.listing import Entry, Listing
 
@@ -31,8 +30,8 @@ def _find_s3dis(root: Path) -> Path | None:
 
 
 def _s3dis(folder: Path) -> Listing:
-    entries = [_room(name[:6], name.removesuffix(".npy"), folder / name) for name in names(folder, ".npy")
-               if re.match(AREA, name)]  # fmt: skip
+    rooms = alike(folder, rf"{AREA}_.+\.npy")
+    entries = [_room(name[:6], name.removesuffix(".npy"), folder / name) for name in rooms]
     return Listing(folder, tuple(entries), read_s3dis, classes=S3DIS_CLASSES, has_split=True, rooms=True)
 
 
@@ -49,16 +48,14 @@ def read_s3dis(entry: Entry) -> Raw:
 
 def _find_annotations(root: Path) -> Path | None:
     for folder in (root, *(root / name for name in ALIGNED)):
-        for area in names(folder):
-            if re.fullmatch(AREA, area) and any(
-                (folder / area / r / "Annotations").is_dir() for r in names(folder / area)
-            ):
+        for area in alike(folder, AREA):
+            if any((folder / area / room / "Annotations").is_dir() for room in names(folder / area)):
                 return folder
     return None
 
 
 def _annotations(folder: Path) -> Listing:
-    areas = [name for name in names(folder) if re.fullmatch(AREA, name)]
+    areas = alike(folder, AREA)
     rooms = [(area, room) for area in areas for room in names(folder / area) if (folder / area / room).is_dir()]
     bare = [pair for pair in rooms if not names(folder / pair[0] / pair[1] / "Annotations", ".txt")]
     entries = tuple(
@@ -121,13 +118,13 @@ EXPORT = "scannet_train_detection_data"
 
 def _find_scannet(root: Path) -> Path | None:
     for folder in (root / "scans", root):
-        if any(re.fullmatch(SCAN, name) and (folder / name / f"{name}{MESH}").exists() for name in names(folder)):
+        if any((folder / name / f"{name}{MESH}").exists() for name in alike(folder, SCAN)):
             return folder
     return None
 
 
 def _scannet(folder: Path) -> Listing:
-    files = {name: folder / name / f"{name}{MESH}" for name in names(folder) if re.fullmatch(SCAN, name)}
+    files = {name: folder / name / f"{name}{MESH}" for name in alike(folder, SCAN)}
     wanted = [folder / name / f"{name}{end}" for name in files for end in (MESH, LABELS)]
     lacking = missing(path.name for path in wanted if not path.exists())
     return _scans(folder, {name: path for name, path in files.items() if path.exists()}, read_scannet, lacking)
@@ -139,7 +136,7 @@ def _find_export(root: Path) -> Path | None:
 
 def _export(folder: Path) -> Listing:
     present = set(names(folder, ".npy"))
-    scans = sorted(name.removesuffix("_vert.npy") for name in present if re.fullmatch(rf"{SCAN}_vert\.npy", name))
+    scans = [name.removesuffix("_vert.npy") for name in alike(folder, rf"{SCAN}_vert\.npy")]
     lacking = missing(f"{name}_sem_label.npy" for name in scans if f"{name}_sem_label.npy" not in present)
     return _scans(folder, {name: folder / f"{name}_vert.npy" for name in scans}, read_export, lacking)
 
@@ -167,6 +164,8 @@ def _scans(folder: Path, files: dict[str, Path], read: Callable[[Entry], Raw], l
 def read_scannet(entry: Entry) -> Raw:
     """Read the vertices of a mesh, their colours, and their labels from the mesh beside it; −1 where there is none."""
     raw = replace(read_file(entry.path), faces=None)
+    with reading(entry.path):
+        check(raw)  # the vertices that no face uses, too
     labels = entry.path.with_name(entry.path.name.replace(MESH, LABELS))
     with reading(labels):
         nyu40 = _label(read_file(labels)) if labels.exists() else np.zeros(len(raw.points))

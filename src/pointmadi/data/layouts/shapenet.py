@@ -2,11 +2,10 @@
 
 import gzip
 import json
-import re
 from pathlib import Path
 
 from pointmadi.data.clouds import TEST, TRAIN
-from pointmadi.data.layouts.layout import Layout, home, listed, missing, names, read_lists
+from pointmadi.data.layouts.layout import Layout, alike, home, listed, missing, names, read_lists
 from pointmadi.data.layouts.reading import reading
 from pointmadi.data.listing import Entry, Listing
 
@@ -56,7 +55,7 @@ def _merged(folder: Path) -> Listing:
 
 def _find_objaverse(root: Path) -> Path | None:
     folder = home(root, ("glbs",), ("hf-objaverse-v1",))
-    return folder if folder and any(re.fullmatch(r"\d{3}-\d{3}", name) for name in names(folder / "glbs")) else None
+    return folder if folder and alike(folder / "glbs", r"\d{3}-\d{3}") else None
 
 
 def _objaverse(folder: Path) -> Listing:
