@@ -4,7 +4,6 @@ import hashlib
 import os
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from pointmadi.data.arrays import Archive
 
 LEVELS = 32767  # a coordinate of 1.0, in the int16 of storage
 CHUNK = 2048  # shapes quantised at a time, to keep the float64 copies small
@@ -194,12 +195,12 @@ class Clouds:
         if path.is_file() and not zipfile.is_zipfile(path):
             raise ValueError(f"{path} is not a packed cloud set (.npz), or it is incomplete")
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files if key in KINDS}
+            with Archive(path) as archive:
+                arrays = {key: archive.read(key) for key in archive.members if key in KINDS}
         except FileNotFoundError:
             raise FileNotFoundError(f"no such file: {path}") from None
-        except (ValueError, OSError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
-            raise ValueError(f"{path} cannot be read as a packed cloud set: {e or type(e).__name__}") from None
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{path} cannot be read as a packed cloud set: {error}") from None
         for key in ("points", "scale", "center"):
             if key not in arrays:
                 raise ValueError(f"{path} is not a packed cloud set: it has no '{key}' (docs/datasets.md)")
