@@ -3,7 +3,8 @@
 import gzip
 import json
 import pickle
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -180,6 +181,32 @@ def semantickitti(root: Path) -> None:
             write(place / "labels/000000.label", ids.tobytes())
 
 
+def library(path: Path, pieces: Sequence[dict[str, str]], files: Mapping[str, str], licence: str = "CC0") -> Path:
+    """Write a furniture library: a catalogue of these pieces, and their models."""
+    text = f"# a library\nid=Test\nlicense={licence}\n"
+    for number, piece in enumerate(pieces, start=1):
+        text += "".join(f"{key}#{number}={value}\n" for key, value in piece.items())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("PluginFurnitureCatalog.properties", text.encode("latin-1"))
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+BOX = "".join(f"v {x} {y} {z}\n" for x in (0, 1) for y in (0, 2) for z in (0, 3)) + (
+    "f 1 2 4\nf 1 4 3\nf 5 7 8\nf 5 8 6\nf 1 5 6\nf 1 6 2\nf 3 4 8\nf 3 8 7\nf 1 3 7\nf 1 7 5\nf 2 6 8\nf 2 8 4\n"
+)
+
+
+def sweethome3d(root: Path) -> None:
+    pieces = [
+        {"id": "Lib#oak", "name": "Oak chair", "model": "/lib/oak/oak.obj", "creator": "A. Maker"},
+        {"name": "Bill 10\\u20ac", "model": "/lib/bill.obj", "modelRotation": "1 0 0 0 0 1 0 -1 0"},
+    ]
+    library(root / "furniture/Lib.sh3f", pieces, {"lib/oak/oak.obj": BOX, "lib/bill.obj": BOX})
+
+
 TREES: dict[str, Callable[[Path], None]] = {
     "shapenet55": shapenet55,
     "objaverse": objaverse,
@@ -200,6 +227,7 @@ TREES: dict[str, Callable[[Path], None]] = {
     "scannet": scannet,
     "scannet-votenet": scannet_votenet,
     "semantickitti": semantickitti,
+    "sweethome3d": sweethome3d,
 }
 
 

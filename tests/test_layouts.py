@@ -63,6 +63,7 @@ HELD = {
     ],
     "scannet-votenet": [("scene0000_00", -1, TRAIN, "scene0000"), ("scene0011_00", -1, TRAIN, "scene0011")],
     "semantickitti": [("00/000000", -1, TRAIN, "00"), ("08/000000", -1, TEST, "08")],
+    "sweethome3d": [("Lib/oak (Oak chair)", 6, TRAIN, ""), ("Lib/bill (Bill 10€)", -1, TRAIN, "")],
 }  # fmt: skip
 
 # name of the layout -> (channels, classes of the points) of its first entry
@@ -90,7 +91,7 @@ READ = {
 def test_every_layout_has_a_tree() -> None:
     assert LAYOUTS.keys() - trees.TREES.keys() == {"shapenet55-merged"}
     assert HELD.keys() == LAYOUTS.keys() and all(name == layout.name for name, layout in LAYOUTS.items())
-    assert LAYOUTS.keys() - READ.keys() == {"objaverse", "modelnet40-off", "modelnet10-off"}  # meshes
+    assert LAYOUTS.keys() - READ.keys() == {"objaverse", "modelnet40-off", "modelnet10-off", "sweethome3d"}  # meshes
 
 
 @pytest.mark.parametrize("name", trees.TREES)

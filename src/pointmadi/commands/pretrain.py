@@ -16,7 +16,7 @@ from pointmadi.data.formats import Reading, Up, channels
 from pointmadi.data.shards import Shards
 from pointmadi.data.sources import Endless, Split, batches_from, is_folder, open_source
 from pointmadi.models.encoder import PRESETS, EncoderConfig, PointEncoder
-from pointmadi.objectives import OBJECTIVES, Objective, ObjectiveConfig, build
+from pointmadi.objectives import OBJECTIVES, Objective, ObjectiveConfig, build, suited
 from pointmadi.tasks.comparison import Labelled, Row, Settings, fixed, floors
 from pointmadi.training import checkpoint, distributed
 from pointmadi.training.logging import describe_run
@@ -80,6 +80,7 @@ def run(config: Config) -> None:
     from rich.console import Console
 
     console = Console()
+    config = replace(config, encoder=suited(config.encoder, config.objective))
     process = distributed.join(config.train.device)
     name = next((name for name, kind in OBJECTIVES.items() if type(kind) is type(config.objective)), "objective")
     folder = Path(config.run or f"runs/{name}-{config.encoder.dim}x{config.encoder.depth}")

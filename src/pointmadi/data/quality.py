@@ -257,7 +257,7 @@ def _screened(a: _Shapes, b: _Shapes, rules: Rules) -> list[tuple[int, int]]:
     kept = []
     for some in pairs.split(BLOCK // 2):
         ours, theirs = a.points[some[:, 0], :few], b.points[some[:, 1], :few]
-        spacing = torch.tensor([[a.tree(i)[1], b.tree(j)[1]] for i, j in some.tolist()]) * wider
+        spacing = torch.tensor([[a.tree(i)[1], b.tree(j)[1]] for i, j in some.tolist()]).view(-1, 2) * wider
         apart = torch.full((len(some),), torch.inf)
         for turn in _turns(rules.turns):
             between = torch.cdist(ours @ torch.from_numpy(turn).float().T, theirs)

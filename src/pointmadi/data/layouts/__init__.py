@@ -8,12 +8,13 @@ from pointmadi.data.layouts.rooms import ROOMS
 from pointmadi.data.layouts.scanobjectnn import SCANOBJECTNN
 from pointmadi.data.layouts.shapenet import SHAPENET
 from pointmadi.data.layouts.shapenetpart import SHAPENETPART
+from pointmadi.data.layouts.sweethome3d import SWEETHOME3D
 
 __all__ = ["LAYOUTS", "Layout", "detect"]
 
 # Where one folder can be read in several ways, the first is the usual one.
 LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (*SHAPENET, *MODELNET, *SCANOBJECTNN, *SHAPENETPART, *ROOMS)
+    layout.name: layout for layout in (*SHAPENET, *MODELNET, *SCANOBJECTNN, *SHAPENETPART, *ROOMS, SWEETHOME3D)
 }
 
 
