@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import layout_trees
 import numpy as np
 import pytest
 import torch
@@ -66,6 +67,18 @@ def test_pack_into_a_file_and_a_folder(here: Path, capsys: pytest.CaptureFixture
     said = call(f"pack shapes --to set {options} --skip-bad", capsys)
     assert "1 are left out; set/unreadable.txt lists them" in said
     assert "--to a folder" in call(f"pack shapes --to set.npz {options} --workers 2", capsys, 2)
+
+
+@pytest.mark.parametrize(("to", "credited"), [("set.npz", "set.credits.csv"), ("set", "set/credits.csv")])
+def test_who_made_the_shapes_lies_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], to: str, credited: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POINTMADI_CACHE", str(tmp_path / "cache"))
+    layout_trees.sweethome3d(tmp_path / "furniture")
+    said = call(f"pack sweethome3d:furniture --to {to} --num-points 64", capsys)
+    lines = Path(credited).read_text().splitlines()
+    assert credited in said and lines[0] == "name,credit" and len(lines) == 1 + len(open_source(to, 64, split="all"))
 
 
 def test_what_there_is_is_described(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

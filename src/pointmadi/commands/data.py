@@ -14,7 +14,7 @@ from pointmadi.data.clouds import TEST, Clouds
 from pointmadi.data.collect import Labels, collect
 from pointmadi.data.formats import SUFFIXES, Raw, Reading, Up, read_file
 from pointmadi.data.layouts import LAYOUTS
-from pointmadi.data.listing import Listing
+from pointmadi.data.listing import Listing, write_credits
 from pointmadi.data.packing import Progress, pack
 from pointmadi.data.rooms import Rooms
 from pointmadi.data.shards import Shards, is_set, read_index
@@ -215,6 +215,11 @@ def run_pack(config: Pack) -> None:
             )
         count, left_out, listed = packed.count, packed.unreadable, packed.folder / "unreadable.txt"
         fresh = f", {packed.fresh} of them read now"
+    if listing.credits:
+        target = Path(config.to)
+        credited = target.with_suffix(".credits.csv") if target.suffix == ".npz" else target / "credits.csv"
+        write_credits(listing, credited)
+        print(f"made {credited}: who made each shape and under which licence; pass it on with the set")
     if left_out:
         print(f"{len(left_out)} are left out; {listed} lists them")
     print(f"made {config.to}: {count} {'rooms' if listing.rooms else 'shapes'}{fresh}")
