@@ -1,6 +1,7 @@
 """A folder of shapes, its cache, its unreadable files; and the names of sources."""
 
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -143,6 +144,27 @@ def test_unreadable_files_stop_by_default_and_are_listed_if_skipped(
     assert without is not None and without.read_text() == scan.listing.read_text()
 
 
+def test_unreadable_files_are_listed_where_the_cache_cannot_be_written(shapes: Path, cache: Path) -> None:
+    cache.write_text("a file where the folder should be")
+    (shapes / "bad.ply").write_text("x")
+    with pytest.warns(UserWarning, match="POINTMADI_CACHE"):
+        scan = scan_folder(shapes, 32, skip_bad=True)
+    assert len(scan.clouds) == 4
+    assert scan.listing is not None and scan.listing.read_text().startswith("bad.ply\tdamaged")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are text")
+def test_names_that_are_no_utf8_are_spelt_out(shapes: Path) -> None:
+    os.rename(os.fsencode(next(shapes.rglob("*.npy"))), os.fsencode(shapes) + b"/caf\xe9.npy")
+    assert r"caf\xe9.npy" in read_folder(shapes, 32).names
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(ValueError, match="no ordinary file"):
+        read_folder(tmp_path, 32)
+
+
 def test_a_folder_without_shapes_is_an_error(tmp_path: Path, shapes: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder"):
         read_folder(tmp_path / "nowhere", 32)
@@ -238,6 +260,7 @@ def test_skipping_warns(shapes: Path) -> None:
     [
         ("procedurl", r"no file, folder or source 'procedurl' \(did you mean procedural\?\); sources are: procedural,"),
         ("{}/shape", r"did you mean .*shapes\?"),
+        ("foldr:{}/shapes", r"did you mean folder:.*shapes\?"),
         ("procedural:0", "at least 1"),
         ("procedural:many", "no file, folder or source"),
         ("", "empty name"),

@@ -37,6 +37,10 @@ def test_the_group_and_its_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("", capsys).startswith("usage: pointmadi data COMMAND")
     assert call("pak", capsys, 2) == "error: unknown command of pointmadi data 'pak'; did you mean 'pack'?\n"
     assert call("pack shapes", capsys, 2).startswith("error: missing --to (STR)")
+    assert "is a file; give the folder" in call("pack shapes/chair/0.npy --to x", capsys, 2)
+    assert "workers and shard_size" in call("pack shapes --to x --workers -1", capsys, 2)
+    call("pack shapes --to packed --num-points 32", capsys)
+    assert "packed is a packed set already" in call("pack packed --to again", capsys, 2)
     assert call("info nowhere.ply", capsys, 2).startswith("error: no file, folder or source 'nowhere.ply'")
     assert "no published set 'x' is known; these are: " in call("list x", capsys, 2)
     with pytest.raises(SystemExit) as stop:

@@ -6,7 +6,7 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Literal
 
 from pointmadi.data.clouds import Clouds
@@ -68,12 +68,16 @@ def list_folder(path: str | Path, labels: Labels = "none") -> Listing:
     names = _find(root)
     if not names:
         raise ValueError(f"{root} holds no file of these kinds: {' '.join(SUFFIXES)}")
+    # Names that are no UTF-8 (old archives) could not be written down: their odd bytes are spelt out.
+    paths = {os.fsencode(name).decode(errors="backslashreplace"): root / name for name in names}
     if labels == "none":
-        return Listing(root, tuple(Entry(name, root / name) for name in names))
-    of = {name: _class_of(root, name) for name in names}
+        return Listing(root, tuple(Entry(name, path) for name, path in paths.items()))
+    of = {name: _class_of(root, name) for name in paths}
     classes = tuple(sorted(set(of.values())))
     number = {name: at for at, name in enumerate(classes)}
-    return Listing(root, tuple(Entry(name, root / name, label=number[of[name]]) for name in names), classes=classes)
+    return Listing(
+        root, tuple(Entry(name, path, label=number[of[name]]) for name, path in paths.items()), classes=classes
+    )
 
 
 def collect(
@@ -106,11 +110,11 @@ def collect(
     with TemporaryDirectory() as place:
         packed = pack(listing, place, reading, skip_bad=skip_bad, progress=progress)
         scan = _open(packed)
-        listed = kept.with_suffix(".unreadable.txt")
-        if scan.listing:
-            listed.parent.mkdir(parents=True, exist_ok=True)
+        listed = None
+        if scan.listing:  # the cache may be what cannot be written
+            listed = Path(mkdtemp(prefix="pointmadi-")) / scan.listing.name
             shutil.copy(scan.listing, listed)
-        return Scan(Shards.open(place).load(), scan.unreadable, scan.listing and listed)
+        return Scan(Shards.open(place).load(), scan.unreadable, listed)
 
 
 def _open(packed: Packed) -> Scan:

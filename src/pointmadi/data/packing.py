@@ -92,6 +92,8 @@ def pack(
         ValueError: nothing is readable, something is not and `skip_bad` is off, or the folder holds something else.
         OSError: the folder cannot be written.
     """
+    if workers < 0 or shard_size < 0:
+        raise ValueError(f"workers and shard_size are at least 0 (0 chooses), got {workers} and {shard_size}")
     folder = Path(to)
     if folder.exists() and not (folder / SHARDS).is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
         raise ValueError(f"{folder} holds other things than a packed set; name a new or an empty folder")
@@ -191,7 +193,7 @@ def _state(path: Path) -> str:
 
 
 def _short(texts: Sequence[str] | Iterator[str]) -> str:
-    return hashlib.blake2b("\n".join(texts).encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b("\n".join(texts).encode(errors="backslashreplace"), digest_size=12).hexdigest()
 
 
 def _find_rows(

@@ -168,8 +168,12 @@ def list_source(spec: str, labels: Labels = "none") -> Listing:
         ValueError, OSError: there is no such folder, or it is not laid out as it should be.
     """
     name, root = _named(spec)
+    if root.is_file():
+        raise NotADirectoryError(f"'{root}' is a file; give the folder it lies in")
     if not root.is_dir():
         raise FileNotFoundError(f"no folder '{root}'{_suggestion(root)}")
+    if not name and is_set(root):
+        raise ValueError(f"{root} is a packed set already; give the folder that it was made of")
     layout = LAYOUTS[name] if name in LAYOUTS else None if name == FOLDER else detect(root)
     if layout is None:
         return list_folder(root, labels)
@@ -227,6 +231,10 @@ def is_packed(path: str | Path) -> bool:
 
 
 def _suggestion(path: Path) -> str:
+    name, colon, rest = str(path).partition(":")
+    if colon and Path(rest).is_dir():
+        layouts = difflib.get_close_matches(name, [FOLDER, *LAYOUTS], n=1)
+        return f" (did you mean {layouts[0]}:{rest}?)" if layouts else f" ('{name}' is no layout)"
     beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, [*beside, "procedural", "objects"], n=1)
     return f" (did you mean {path.parent / close[0] if close[0] in beside else close[0]}?)" if close else ""

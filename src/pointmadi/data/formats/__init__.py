@@ -59,6 +59,8 @@ def read_file(path: str | Path) -> Raw:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"{path}: files of this kind are not read; these are: {' '.join(SUFFIXES)}")
+    if path.exists() and not path.is_file():  # a pipe would be waited for, without end
+        raise ValueError(f"{path}: no ordinary file")
     with path.open("rb") as file:  # a missing or forbidden file speaks for itself
         if not file.read(1):
             raise ValueError(f"{path}: the file is empty")
