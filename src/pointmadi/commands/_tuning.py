@@ -1,0 +1,201 @@
+"""What fine-tuning commands share: a job is one model, one seed, one training set, and its exams."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pointmadi.commands.probe import NONE
+from pointmadi.data.augment import AugmentConfig, augment_batch
+from pointmadi.data.clouds import Clouds
+from pointmadi.models.encoder import EncoderConfig, PointEncoder
+from pointmadi.ops.normalization import to_unit_sphere
+from pointmadi.ops.random import Draws
+from pointmadi.tasks.classification import Classifier, ClassifierConfig
+from pointmadi.tasks.evaluation import Exam, Question, Scores, in_eval_mode, score_classes, score_parts
+from pointmadi.tasks.probing import VALIDATION, hash_split, validation_split
+from pointmadi.tasks.segmentation import Segmenter, SegmenterConfig
+from pointmadi.tasks.voting import Repeats, repeat, vote
+from pointmadi.training.checkpoint import read_encoder, write_encoder
+from pointmadi.training.logging import read_metrics
+from pointmadi.training.trainer import Source, Trainer, TrainerConfig
+
+TUNED = "task.safetensors"  # the weights of the chosen epoch
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One model to be trained, and what it is scored on.
+
+    Attributes:
+        model: an encoder under a head.
+        batches: what it is trained on.
+        exams: scores the model in eval mode; "test", and "val" where shapes are held out to choose the epoch.
+        metric: the score that the epoch is chosen by.
+    """
+
+    model: nn.Module
+    batches: Source
+    exams: Mapping[str, Callable[[], Scores]]
+    metric: str
+
+
+def open_encoder(
+    checkpoint: str, fresh: EncoderConfig, num_patches: int = 0, drop_path: float | None = None
+) -> PointEncoder:
+    """Load a pre-trained encoder, or make a new one for the checkpoint `none`.
+
+    Args:
+        checkpoint: run folder, encoder file, published checkpoint, or `none`.
+        fresh: what a new encoder is like.
+        num_patches: patches of a cloud, where that should be another number than in pre-training.
+        drop_path: rate of stochastic depth; that of the encoder by default.
+    """
+    from pointmadi.interop import load
+
+    given = None if checkpoint == NONE else load(checkpoint)
+    config = fresh if given is None else given.config
+    config = replace(config, num_patches=num_patches or config.num_patches)
+    config = config if drop_path is None else replace(config, drop_path=drop_path)
+    encoder = PointEncoder(config)
+    if given is not None:
+        encoder.load_state_dict(given.state_dict())
+    return encoder
+
+
+def hold_out(train: Clouds, seed: int, labels: float, select: str) -> tuple[Clouds, Clouds | None]:
+    """Take a share of the training shapes, and hold a fifth of those out where the epoch is chosen on them.
+
+    Args:
+        train: labelled shapes.
+        seed: of the choice where not all labels are used.
+        labels: share of each class that is used, at least one shape.
+        select: "val" holds shapes out, by a hash of their names: the same ones for every seed and checkpoint.
+    """
+    assert train.label is not None
+    if not 0 < labels <= 1:
+        raise ValueError(f"labels is the share of the training shapes that are used, above 0 to 1, got {labels}")
+    if labels < 1:
+        few = [int((train.label == which).sum()) < 2 for which in train.label.unique()]
+        keep = validation_split(train.label, labels, seed)
+        if any(few):  # a class of a single shape keeps it
+            keep |= torch.bincount(train.label, minlength=len(train.classes))[train.label] < 2
+        train = train.select(keep)
+    if select != "val":
+        return train, None
+    held = hash_split(train.names, train.label, VALIDATION)
+    if not bool(held.any()):
+        raise ValueError(f"{len(train)} training shapes are too few to hold some out; use --select last")
+    return train.select(~held), train.select(held)
+
+
+@dataclass(frozen=True)
+class Voting:
+    """Answer by several views of each test shape.
+
+    Attributes:
+        votes: views whose logits are averaged, each of other points and changed as in training; 0 for one plain view.
+        repeats: how often the vote is repeated under another seed; the papers repeat it 299 times and report the best.
+    """
+
+    votes: int = 0
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if self.votes < 0 or self.repeats < 1:
+            raise ValueError(f"votes must be at least 0 and repeats at least 1, got {self.votes} and {self.repeats}")
+
+
+def classification(
+    encoder: PointEncoder,
+    config: ClassifierConfig,
+    train: Clouds,
+    exams: Mapping[str, Exam],
+    batches: Source,
+) -> Job:
+    """Make the job of classifying shapes."""
+    model = Classifier(encoder, len(train.classes), config)
+
+    def predict(question: Question) -> Tensor:
+        return model.predict(question.points, question.features)
+
+    def score(exam: Exam) -> Callable[[], Scores]:
+        return lambda: in_eval_mode(model, lambda: score_classes(predict, exam, model.num_classes))
+
+    return Job(model, batches, {name: score(exam) for name, exam in exams.items()}, "accuracy")
+
+
+def part_segmentation(
+    encoder: PointEncoder, config: SegmenterConfig, train: Clouds, exams: Mapping[str, Exam], batches: Source
+) -> Job:
+    """Make the job of telling the parts of shapes whose class is known."""
+    if train.part_class is None:
+        raise ValueError("this set does not say which class each part belongs to; use the task classification")
+    categories, parts = len(train.classes), train.part_class
+    model = Segmenter(encoder, len(train.part_names), replace(config, categories=categories))
+
+    def predict(question: Question) -> Tensor:
+        return model.predict(question.points, question.label, question.features)
+
+    def score(exam: Exam) -> Callable[[], Scores]:
+        return lambda: in_eval_mode(model, lambda: score_parts(predict, exam, parts, categories))
+
+    return Job(model, batches, {name: score(exam) for name, exam in exams.items()}, "instance_iou")
+
+
+def fit(
+    job: Job, config: TrainerConfig, select: str, folder: Path, resume: bool, about: Mapping[str, object]
+) -> Scores:
+    """Train a job, choose its epoch, and score it on the test set.
+
+    Args:
+        job: what to train.
+        config: how.
+        select: "last" takes the last epoch; "val" or "test" the one that is best there.
+        folder: of this run; the chosen weights are its `task.safetensors`.
+        resume: go on from the newest checkpoint.
+        about: goes into the header of the weights.
+    """
+    key, best = f"{select}_{job.metric}", float("-inf")
+    if resume:
+        best = max((row[key] for row in read_metrics(folder) if key in row), default=best)
+
+    def after_epoch(epoch: int) -> dict[str, float]:
+        nonlocal best
+        if select == "last":
+            return {}
+        scores = job.exams[select]()
+        if scores[job.metric] > best:
+            best = scores[job.metric]
+            write_encoder(job.model, folder / TUNED, {**about, "epoch": epoch})
+        return {f"{select}_{name}": value for name, value in scores.items()}
+
+    Trainer(job.model, job.batches, config, folder, after_epoch).fit(resume)
+    if select == "last":
+        write_encoder(job.model, folder / TUNED, {**about, "epoch": config.epochs})
+    weights, header = read_encoder(folder / TUNED)
+    job.model.load_state_dict(weights)
+    return {**job.exams["test"](), "epoch": float(header["epoch"])}
+
+
+def vote_on(
+    model: Classifier, test: Clouds, num_points: int, augment: AugmentConfig, voting: Voting, device: torch.device | str
+) -> Repeats:
+    """Classify the test shapes by votes, once or several times."""
+
+    def view(points: Tensor, draws: Draws) -> Tensor:
+        columns = draws.permutation(points.shape[1])[:num_points].to(points.device)
+        return augment_batch({"points": to_unit_sphere(points[:, columns])}, augment, draws)["points"]
+
+    def score(seed: int) -> float:
+        right = 0
+        for number, rows in enumerate(torch.arange(len(test)).split(64)):
+            logits = vote(model.predict, view, test.xyz(rows).to(device), voting.votes, seed, number)
+            assert test.label is not None
+            right += int((logits.argmax(-1).cpu() == test.label[rows].cpu()).sum())
+        return right / len(test)
+
+    model.eval()
+    return repeat(score, voting.repeats)
