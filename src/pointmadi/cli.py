@@ -13,6 +13,8 @@ from importlib.metadata import version
 COMMANDS = {
     "pretrain": "pre-train an encoder on your shapes, or on built-in ones",
     "probe": "measure what an encoder is worth: linear SVM, logistic regression, k-NN",
+    "finetune": "fine-tune an encoder on a labelled set: classes of shapes, or parts of their points",
+    "fewshot": "learn a few classes from a few shapes of each, over folds",
     "rebuild": "rebuild a cloud by reverse diffusion",
     "convert": "turn checkpoints of Point-MaDi, Point-MAE and PCP-MAE into ours, and back",
 }

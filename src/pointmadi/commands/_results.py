@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pointmadi.data.clouds import write_atomically
 
-RESULT = "result.json"
+RESULTS = "results.json"
 COUNTS = ("epoch",)  # scores that are no shares
 COLUMNS = ("task", "data", "checkpoint", "labels", "recipe", "selection", "runs")
 
@@ -60,7 +60,7 @@ class Result:
     def cells(self) -> dict[str, str]:
         """What a row of a table says beside the scores."""
         config = self.config
-        augment = " ".join(f"{name}={value}" for name, value in _short(config["augment"]).items())
+        augment = " ".join(f"{name} {value}" for name, value in _short(config["augment"]).items()) or "no augmentation"
         head = config["classifier"]
         recipe = f"{config['train']['epochs']} epochs, {config['num_points']} points, {augment}"
         if self.task != "parts":
@@ -75,19 +75,21 @@ class Result:
             "runs": str(len(self.scores)),
         }
 
-    def write(self, folder: Path) -> Path:
-        """Write result.json, with every seed, and return its path."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        write_atomically(folder / RESULT, lambda file: file.write(text.encode()))
-        return folder / RESULT
+
+def write(results: Sequence[Result], folder: Path) -> Path:
+    """Write results.json, with every seed of every result, and return its path."""
+    text = json.dumps([asdict(result) for result in results], indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / RESULTS, lambda file: file.write(text.encode()))
+    return folder / RESULTS
 
 
-def read(path: Path) -> Result:
-    """Read what `Result.write` wrote."""
+def read(folder: Path) -> list[Result]:
+    """Read what `write` wrote."""
+    path = folder / RESULTS
     try:
-        return Result(**json.loads(path.read_text(encoding="utf-8")))
+        return [Result(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no result of ours: {error}") from None
+        raise ValueError(f"{path} holds no results of ours: {error}") from None
 
 
 def table(results: Sequence[Result], best: bool = False) -> tuple[list[str], list[list[str]]]:
@@ -101,14 +103,18 @@ def table(results: Sequence[Result], best: bool = False) -> tuple[list[str], lis
 
 
 def show(results: Sequence[Result], console: Console, best: bool = False) -> None:
-    """Print results in per cent, mean ± sample standard deviation."""
+    """Print results in per cent, mean ± sample standard deviation; what all have in common stands below the table."""
     header, rows = table(results, best)
-    shown = Table(caption="; ".join(dict.fromkeys(f"{r.data}: {r.about}" for r in results)))
-    for name in header:
-        shown.add_column(name.replace("_", " "), overflow="fold")
+    common = [name for name, cells in zip(COLUMNS, zip(*rows, strict=True)) if len(set(cells)) == 1]
+    lines = [f"{name}: {rows[0][header.index(name)]}" for name in common]
+    about = dict.fromkeys(f"{result.data}: {result.about}" for result in results)
+    shown = Table(title="%, mean ± sample standard deviation", title_justify="left")
+    kept = [at for at, name in enumerate(header) if name not in common]
+    for at in kept:
+        shown.add_column(header[at].replace("_", " "), overflow="fold")
     for row in rows:
-        shown.add_row(*row)
-    console.print(shown)
+        shown.add_row(*(row[at] for at in kept))
+    console.print(shown, *lines, *about, sep="\n", highlight=False, soft_wrap=True)
 
 
 def markdown(results: Sequence[Result], best: bool = False) -> str:
@@ -131,11 +137,12 @@ def as_csv(results: Sequence[Result]) -> str:
     return text.getvalue()
 
 
-def _short(augment: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what an augmentation does not do."""
-    nothing = {"scale": [1.0, 1.0], "translate": [0.0, 0.0], "flip": "", "rotate": "none", "jitter": 0.0, "drop": 0.0}
-    return {name: value for name, value in augment.items() if name in nothing and _plain(value) != nothing[name]}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _short(augment: Mapping[str, Any]) -> dict[str, str]:
+    """Spell out what an augmentation does, and leave out what it does not do."""
+    nothing = (None, 0, 0.0, "", "none", (0.0, 0.0), (1.0, 1.0))
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in augment.items()}
+    return {
+        name: "…".join(f"{end:.3g}" for end in value) if isinstance(value, tuple) else str(value)
+        for name, value in values.items()
+        if value not in nothing and name in ("scale", "translate", "flip", "rotate", "jitter", "drop")
+    }

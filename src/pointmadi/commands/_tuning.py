@@ -1,12 +1,14 @@
 """What fine-tuning commands share: a job is one model, one seed, one training set, and its exams."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pointmadi import config as configs
 from pointmadi.commands.probe import NONE
 from pointmadi.data.augment import AugmentConfig, augment_batch
 from pointmadi.data.clouds import Clouds
@@ -17,12 +19,33 @@ from pointmadi.tasks.classification import Classifier, ClassifierConfig
 from pointmadi.tasks.evaluation import Exam, Question, Scores, in_eval_mode, score_classes, score_parts
 from pointmadi.tasks.probing import VALIDATION, hash_split, validation_split
 from pointmadi.tasks.segmentation import Segmenter, SegmenterConfig
-from pointmadi.tasks.voting import Repeats, repeat, vote
+from pointmadi.tasks.voting import Repeats, Voting, repeat, vote
 from pointmadi.training.checkpoint import read_encoder, write_encoder
 from pointmadi.training.logging import read_metrics
 from pointmadi.training.trainer import Source, Trainer, TrainerConfig
 
 TUNED = "task.safetensors"  # the weights of the chosen epoch
+
+
+def claim(folder: Path, config: Any, free: Collection[str]) -> None:
+    """Take a folder for the results of a configuration, or go on with those of the same one.
+
+    Args:
+        folder: where results go; its config.yaml says what they were made with.
+        config: with the fields `resume` and `run`.
+        free: fields that may change when it is resumed.
+    """
+    kept = folder / "config.yaml"
+    if kept.exists():
+        if not config.resume:
+            raise ValueError(f"{folder} already holds results; go on with --resume, or name another one with --run")
+        before = configs.parse(type(config), recipe=kept)
+        free = {"run", "resume", *free}
+        changed = [name for name, value in vars(config).items() if name not in free and value != vars(before)[name]]
+        if changed:
+            raise ValueError(f"{folder} was made with another {', '.join(changed)}; name another folder with --run")
+    folder.mkdir(parents=True, exist_ok=True)
+    kept.write_text(configs.dump(replace(config, run=str(folder), resume=False)), encoding="utf-8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +59,7 @@ class Job:
         metric: the score that the epoch is chosen by.
     """
 
-    model: nn.Module
+    model: Classifier | Segmenter
     batches: Source
     exams: Mapping[str, Callable[[], Scores]]
     metric: str
@@ -85,27 +108,11 @@ def hold_out(train: Clouds, seed: int, labels: float, select: str) -> tuple[Clou
         train = train.select(keep)
     if select != "val":
         return train, None
+    assert train.label is not None
     held = hash_split(train.names, train.label, VALIDATION)
     if not bool(held.any()):
         raise ValueError(f"{len(train)} training shapes are too few to hold some out; use --select last")
     return train.select(~held), train.select(held)
-
-
-@dataclass(frozen=True)
-class Voting:
-    """Answer by several views of each test shape.
-
-    Attributes:
-        votes: views whose logits are averaged, each of other points and changed as in training; 0 for one plain view.
-        repeats: how often the vote is repeated under another seed; the papers repeat it 299 times and report the best.
-    """
-
-    votes: int = 0
-    repeats: int = 1
-
-    def __post_init__(self) -> None:
-        if self.votes < 0 or self.repeats < 1:
-            raise ValueError(f"votes must be at least 0 and repeats at least 1, got {self.votes} and {self.repeats}")
 
 
 def classification(

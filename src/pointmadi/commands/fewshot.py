@@ -8,21 +8,19 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from pointmadi import config as configs
 from pointmadi.commands import _tuning as tuning
-from pointmadi.commands._results import Result, show
+from pointmadi.commands._results import Result, show, write
 from pointmadi.commands.convert import describe
-from pointmadi.commands.probe import NONE, labelled
+from pointmadi.commands.probe import NONE, open_split
 from pointmadi.data.augment import AugmentConfig
 from pointmadi.data.batches import Batches
 from pointmadi.data.clouds import Clouds
 from pointmadi.models.encoder import PRESETS, EncoderConfig
 from pointmadi.tasks.classification import ClassifierConfig
-from pointmadi.tasks.comparison import Labelled
 from pointmadi.tasks.evaluation import Exam
 from pointmadi.tasks.fewshot import QUERIES, Fold, hash_folds, make_folds
 from pointmadi.tasks.probing import features_of, probe
-from pointmadi.training import distributed
+from pointmadi.training import checkpoint, distributed
 from pointmadi.training.logging import machine_name
 from pointmadi.training.trainer import TrainerConfig
 
@@ -38,7 +36,7 @@ class Config:
     Attributes:
         checkpoint: run folder, encoder.safetensors or published checkpoint to start from; `none` for new weights.
         data: labelled set: a packed .npz, a folder whose sub-folders are classes, a published layout, or `objects`.
-        method: finetune trains everything; knn, svm and logistic answer by the frozen features, as `pointmadi probe` does.
+        method: finetune trains everything; knn, svm and logistic answer by frozen features (docs/protocol.md).
         ways: numbers of classes K.
         shots: numbers of labelled shapes N of each class; every way is combined with every shot.
         folds: episodes of each combination.
@@ -80,36 +78,67 @@ def run(config: Config) -> None:
     named = Path(config.checkpoint).stem if config.checkpoint != NONE else "scratch"
     stem = Path(config.data.replace(":", "-")).stem
     folder = Path(config.run or f"runs/fewshot-{stem}-{named}-{config.method}")
-    if not config.resume and (folder / "config.yaml").exists():
-        raise ValueError(f"{folder} already holds results; go on with --resume, or name another one with --run")
-    shapes = labelled(config.data, config.num_points)
+    tuning.claim(folder, config, free=("ways", "shots"))
+    train, test, about = open_split(config.data, config.num_points)
     device = distributed.join(config.train.device).device
-    folder.mkdir(parents=True, exist_ok=True)
-    complete = replace(config, run=str(folder), resume=False)
-    (folder / "config.yaml").write_text(configs.dump(complete), encoding="utf-8")
-
     results = []
     for way in config.ways:
         for shot in config.shots:
-            folds, both = _folds(config, shapes, way, shot)
-            print_of = hash_folds(folds, both.names)
-            console.print(f"{way}-way {shot}-shot: {len(folds)} folds, hash {print_of}", highlight=False)
+            folds = _folds(config, train, test, way, shot)
+            drawn = hash_folds(folds, (*train.names, *test.names))
+            console.print(f"{way}-way {shot}-shot: {len(folds)} folds, hash {drawn}", highlight=False)
+            below = folder / f"{way}w{shot}s"
             reached = {
-                str(number): _learn(config, both, fold, number, folder / f"{way}w{shot}s" / f"fold-{number}", device)
+                str(number): _learn(config, train, test, fold, number, below / f"fold-{number}", device)
                 for number, fold in enumerate(folds)
             }
-            about = f"{shapes.about}; folds {print_of}"
+            settings = asdict(config) | {"labels": 1.0, "select": "last"}
             task = f"{way}-way {shot}-shot, {config.method}"
-            settings = asdict(complete) | {"labels": 1.0, "select": "last epoch"}
-            result = Result(task, config.data, about, config.checkpoint, settings, machine_name(device), reached)
-            result.write(folder / f"{way}w{shot}s")
+            result = Result(
+                task, config.data, f"{about}; folds {drawn}", config.checkpoint, settings, machine_name(device), reached
+            )
             results.append(result)
     show(results, console)
+    console.print(f"made {write(results, folder)}", highlight=False, soft_wrap=True)
 
 
-def _folds(config: Config, shapes: Labelled, way: int, shot: int) -> tuple[list[Fold], Clouds]:
-    """Draw support shapes from the training part of the set and queries from its test part."""
-    both = shapes.whole
-    assert both.label is not None and both.split is not None
-    folds = make_folds(both.names, both.label, way, shot, config.folds, config.seed, both.split == 1, config.queries)
-    return folds, both
+def _folds(config: Config, train: Clouds, test: Clouds, way: int, shot: int) -> list[Fold]:
+    """Draw support shapes from the training part of the set, and queries from its test part."""
+    assert train.label is not None and test.label is not None
+    label = torch.cat([train.label, test.label])
+    queried = torch.arange(len(label)) >= len(train)
+    names = (*train.names, *test.names)
+    return make_folds(names, label, way, shot, config.folds, config.seed, queried, config.queries)
+
+
+def _learn(
+    config: Config, train: Clouds, test: Clouds, fold: Fold, number: int, folder: Path, device: torch.device
+) -> dict[str, float]:
+    """Learn one fold and answer its queries, or read what was reached if it is done."""
+    done = folder / "scores.json"
+    if done.exists():
+        return json.loads(done.read_text(encoding="utf-8"))
+    classes = tuple(train.classes[which] for which in fold.classes.tolist())
+
+    def episode(part: Clouds, rows: torch.Tensor, label: torch.Tensor) -> Clouds:
+        return replace(part.select(rows.flatten()), label=label, classes=classes, part_class=None)
+
+    support = episode(train, fold.support, fold.support_label)
+    query = episode(test, fold.query - len(train), fold.query_label)
+    seed = config.seed + number
+    torch.manual_seed(seed)
+    encoder = tuning.open_encoder(config.checkpoint, config.encoder, drop_path=config.drop_path)
+    if config.method == "finetune":
+        size = min(config.batch_size, len(support))
+        batches = Batches([support], size, config.num_points, seed, device=device, augment=config.augment)
+        exams = {"test": Exam(query, config.num_points, 2 * config.batch_size, device)}
+        job = tuning.classification(encoder, config.classifier, support, exams, batches)
+        resume = checkpoint.newest(folder) is not None
+        scores = tuning.fit(job, replace(config.train, seed=seed), "last", folder, resume, describe(job.model))
+    else:
+        inside, asked = (features_of(encoder, s, config.num_points, 64, device, seed) for s in (support, query))
+        answers = probe(inside, fold.support_label, asked, fold.query_label, seed, (config.method,))
+        scores = {"accuracy": answers[config.method].accuracy, "mean_class": answers[config.method].mean_class}
+        folder.mkdir(parents=True, exist_ok=True)
+    done.write_text(json.dumps(scores) + "\n", encoding="utf-8")
+    return scores

@@ -8,18 +8,18 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from pointmadi import config as configs
 from pointmadi.commands import _tuning as tuning
-from pointmadi.commands._results import Result, show
+from pointmadi.commands._results import Result, show, write
 from pointmadi.commands.convert import describe
-from pointmadi.commands.probe import NONE, SEED, labelled
+from pointmadi.commands.probe import NONE, SEED, open_split
 from pointmadi.data.augment import AugmentConfig
 from pointmadi.data.batches import Batches
+from pointmadi.data.clouds import Clouds
 from pointmadi.models.encoder import PRESETS, EncoderConfig
 from pointmadi.tasks.classification import Classifier, ClassifierConfig
-from pointmadi.tasks.comparison import Labelled
 from pointmadi.tasks.evaluation import Exam, Scores
 from pointmadi.tasks.segmentation import SegmenterConfig
+from pointmadi.tasks.voting import Voting
 from pointmadi.training import checkpoint, distributed
 from pointmadi.training.logging import describe_run, machine_name
 from pointmadi.training.trainer import TrainerConfig
@@ -77,7 +77,7 @@ class Config:
     encoder: EncoderConfig = field(default=PRESETS["nano"], metadata={"choices": PRESETS})
     classifier: ClassifierConfig = ClassifierConfig()
     segmenter: SegmenterConfig = SegmenterConfig()
-    voting: tuning.Voting = tuning.Voting()
+    voting: Voting = Voting()
     features: tuple[str, ...] = ()
     skip_bad: bool = False
     augment: AugmentConfig = AugmentConfig(rotate="none")
@@ -91,41 +91,43 @@ def run(config: Config) -> None:
     console = Console()
     named = Path(config.checkpoint.replace(SEED, "seeds")).stem if config.checkpoint != NONE else "scratch"
     folder = Path(config.run or f"runs/{config.task}-{Path(config.data.replace(':', '-')).stem}-{named}")
-    if not config.resume and (folder / "config.yaml").exists():
-        raise ValueError(f"{folder} already holds results; go on with --resume, or name another one with --run")
-    shapes = labelled(config.data, max(config.stored_points, config.num_points), config.features, config.skip_bad)
+    tuning.claim(folder, config, free=("seeds", "report"))
+    stored = max(config.stored_points, config.num_points)
+    train, test, about = open_split(config.data, stored, config.features, config.skip_bad)
     if config.select == "test":
         console.print("selecting the epoch on the test shapes: the result is no estimate of anything unseen")
-    folder.mkdir(parents=True, exist_ok=True)
-    complete = replace(config, run=str(folder), resume=False)
-    (folder / "config.yaml").write_text(configs.dump(complete), encoding="utf-8")
-
     device = distributed.join(config.train.device).device
     scores: dict[str, Scores] = {}
     for seed in config.seeds:
-        scores[str(seed)] = _seed(config, shapes, seed, folder / f"seed-{seed}")
+        scores[str(seed)] = _seed(config, train, test, about, seed, folder / f"seed-{seed}")
         said = "  ".join(f"{name} {value:.4g}" for name, value in scores[str(seed)].items())
         console.print(f"seed {seed}: {said}", highlight=False)
-    result = Result(config.task, config.data, shapes.about, config.checkpoint, asdict(complete), machine_name(device), scores)
+    machine = machine_name(device)
+    result = Result(config.task, config.data, about, config.checkpoint, asdict(config), machine, scores)
     show([result], console, best=config.report == "best")
-    console.print(f"made {result.write(folder)} {folder / 'config.yaml'}", highlight=False, soft_wrap=True)
+    console.print(f"made {write([result], folder)} {folder / 'config.yaml'}", highlight=False, soft_wrap=True)
 
 
-def _seed(config: Config, shapes: Labelled, seed: int, folder: Path) -> Scores:
+def _seed(config: Config, train: Clouds, test: Clouds, about: str, seed: int, folder: Path) -> Scores:
     """Train and test one seed, or read what it reached if it is done."""
     done = folder / "scores.json"
     if done.exists():
         return json.loads(done.read_text(encoding="utf-8"))
     process = distributed.join(config.train.device)
-    train, held = tuning.hold_out(shapes.train, seed, config.labels, config.select)
+    train, held = tuning.hold_out(train, seed, config.labels, config.select)
     torch.manual_seed(seed)
     encoder = tuning.open_encoder(
         config.checkpoint.replace(SEED, str(seed)), config.encoder, config.num_patches, config.drop_path
     )
     batches = Batches(
-        [train], min(config.batch_size, len(train)), config.num_points, seed, device=process.device, augment=config.augment
+        [train],
+        min(config.batch_size, len(train)),
+        config.num_points,
+        seed,
+        device=process.device,
+        augment=config.augment,
     )
-    sets = {"val": held, "test": shapes.test}
+    sets = {"val": held, "test": test}
     exams = {
         name: Exam(own, config.num_points, 2 * config.batch_size, process.device)
         for name, own in sets.items()
@@ -135,14 +137,12 @@ def _seed(config: Config, shapes: Labelled, seed: int, folder: Path) -> Scores:
         job = tuning.classification(encoder, config.classifier, train, exams, batches)
     else:
         job = tuning.part_segmentation(encoder, config.segmenter, train, exams, batches)
-    describe_run(folder, seed=seed, device=process.device, data={config.data: shapes.about})
+    describe_run(folder, seed=seed, device=process.device, data={config.data: about})
     resume = config.resume and checkpoint.newest(folder) is not None
-    about = describe(job.model, classes=train.classes, part_names=train.part_names)
-    scores = tuning.fit(job, replace(config.train, seed=seed), config.select, folder, resume, about)
+    header = describe(job.model, classes=train.classes, part_names=train.part_names)
+    scores = tuning.fit(job, replace(config.train, seed=seed), config.select, folder, resume, header)
     if config.voting.votes and isinstance(job.model, Classifier):
-        repeats = tuning.vote_on(
-            job.model, shapes.test, config.num_points, config.augment, config.voting, process.device
-        )
+        repeats = tuning.vote_on(job.model, test, config.num_points, config.augment, config.voting, process.device)
         scores |= {"voted": repeats.mean, "voted_std": repeats.std}
         if config.report == "best":
             scores["voted_best_on_test"] = repeats.best

@@ -110,14 +110,21 @@ def folder_of(config: Config) -> Path | None:
 
 
 def labelled(spec: str, num_points: int, features: Sequence[str] = (), skip_bad: bool = False) -> Labelled:
-    """Read a set to probe on; where it has no split, make one by the hash of its names."""
+    """Read a set to probe on."""
+    return Labelled(*open_split(spec, num_points, features, skip_bad))
+
+
+def open_split(
+    spec: str, num_points: int, features: Sequence[str] = (), skip_bad: bool = False
+) -> tuple[Clouds, Clouds, str]:
+    """Read a labelled set: its training shapes, its test shapes, and how it is split (by a hash of names if at all)."""
     bar = progress_bar(f"reading {spec}") if Path(spec).is_dir() else nullcontext()
     with bar as progress:
         clouds = open_source(
             spec, num_points, 0, "all", features=features, labels="folders", skip_bad=skip_bad, progress=progress
         )
     if not isinstance(clouds, Clouds) or clouds.label is None or not bool((clouds.label >= 0).any()):
-        raise ValueError(f"{spec} has no labels, so nothing can be probed on it; use `objects` or a labelled set")
+        raise ValueError(f"{spec} has no labels, so nothing can be learned from it; use `objects` or a labelled set")
     if bool((clouds.label < 0).any()):
         clouds = clouds.select(clouds.label >= 0)
     assert clouds.label is not None
@@ -125,7 +132,7 @@ def labelled(spec: str, num_points: int, features: Sequence[str] = (), skip_bad:
     if clouds.split is None:
         clouds = replace(clouds, split=hash_split(clouds.names, clouds.label).to(torch.uint8))
         about = f"no split of its own: {100 * TEST:.0f} % of each class held out by a hash of the names"
-    return Labelled(clouds.train(), clouds.test(), f"{about}; fingerprint {clouds.fingerprint()}")
+    return clouds.train(), clouds.test(), f"{about}; fingerprint {clouds.fingerprint()}"
 
 
 def measure(

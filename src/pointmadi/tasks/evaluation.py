@@ -11,33 +11,17 @@ from pointmadi.ops.neighbors import gather, interpolate
 from pointmadi.ops.normalization import to_unit_sphere
 from pointmadi.ops.sampling import farthest_points
 from pointmadi.tasks import metrics
+from pointmadi.tasks.probing import Shapes
 
 Scores = dict[str, float]
 
 
-class Shapes(Protocol):
-    """What is asked of a set of shapes; `Clouds` is one."""
-
-    @property
-    def num_points(self) -> int:
-        """Number of points of every shape."""
-
-    @property
-    def features(self) -> Tensor | None:
-        """Extra channels (S, N, F)."""
-
-    @property
-    def label(self) -> Tensor | None:
-        """Class of each shape (S,)."""
+class Parted(Shapes, Protocol):
+    """Shapes whose points may have parts; `Clouds` is one."""
 
     @property
     def part(self) -> Tensor | None:
         """Part of each point (S, N)."""
-
-    def __len__(self) -> int: ...
-
-    def xyz(self, index: Tensor | None = None) -> Tensor:
-        """Return coordinates of the shapes at `index`: (B, N, 3)."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +56,7 @@ class Exam:
     """
 
     def __init__(
-        self, shapes: Shapes, num_points: int, batch_size: int = 32, device: torch.device | str = "cpu"
+        self, shapes: Parted, num_points: int, batch_size: int = 32, device: torch.device | str = "cpu"
     ) -> None:
         if num_points > shapes.num_points:
             raise ValueError(f"cannot pick {num_points} of {shapes.num_points} points; lower num_points")
