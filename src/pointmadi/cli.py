@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
-# Each is a module of `pointmadi.commands` with a dataclass `Config` and a function `run(config)`. A module is imported
-# when its command is called, because it brings torch.
+# Each is a module of `pointmadi.commands` with a dataclass `Config` and a function `run(config)`, and TAKES_RECIPE = False
+# if it takes no recipe. A module is imported when its command is called, because it brings torch.
 COMMANDS = {
     "pretrain": "pre-train an encoder on your shapes, or on built-in ones",
     "probe": "measure what an encoder is worth: linear SVM, logistic regression, k-NN",
     "finetune": "fine-tune an encoder on a labelled set: classes of shapes, or parts of their points",
     "fewshot": "learn a few classes from a few shapes of each, over folds",
+    "bench": "run a list of fine-tunings, few-shot episodes and probes side by side, into one table",
     "rebuild": "rebuild a cloud by reverse diffusion",
     "convert": "turn checkpoints of Point-MaDi, Point-MAE and PCP-MAE into ours, and back",
 }
@@ -63,6 +64,7 @@ def _run(name: str, args: Sequence[str]) -> None:
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"warning: {message}\n"
     keep_memory()
     command = import_module(f"pointmadi.commands.{name}")
-    recipe = args[0] if args and args[0].endswith((".yaml", ".yml")) else None
+    takes_recipe = getattr(command, "TAKES_RECIPE", True)
+    recipe = args[0] if takes_recipe and args and args[0].endswith((".yaml", ".yml")) else None
     rest = args[1:] if recipe else args
-    command.run(config.parse(command.Config, rest, recipe, prog=f"pointmadi {name} [RECIPE.yaml]"))
+    command.run(config.parse(command.Config, rest, recipe, prog=f"pointmadi {name}" + " [RECIPE.yaml]" * takes_recipe))

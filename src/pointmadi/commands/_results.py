@@ -15,8 +15,10 @@ from rich.table import Table
 from pointmadi.data.clouds import write_atomically
 
 RESULTS = "results.json"
-COUNTS = ("epoch",)  # scores that are no shares
-COLUMNS = ("task", "data", "checkpoint", "labels", "recipe", "selection", "runs")
+BESIDE = ("epoch", "voted_std", "voted_best")  # written to files, no columns of a table
+RECIPE = ("labels", "method", "epochs", "points", "augmentation", "selection")
+COLUMNS = ("task", "data", "checkpoint", *RECIPE, "runs")
+FACTS = ("machine", "about")  # last columns of files, last lines of what is printed
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Result:
         data: the set.
         about: its split and fingerprint.
         checkpoint: what was started from; `none` for new weights.
-        config: everything it was done with.
+        recipe: what a row of a table says of the recipe: the values of `RECIPE`.
         machine: what it was done on.
+        config: everything it was done with.
         scores: shares from 0 to 1 of each seed or fold, and the epoch that was chosen.
     """
 
@@ -37,14 +40,15 @@ class Result:
     data: str
     about: str
     checkpoint: str
-    config: Mapping[str, Any]
+    recipe: Mapping[str, str]
     machine: str
+    config: Mapping[str, Any]
     scores: Mapping[str, Mapping[str, float]]
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the scores."""
-        return tuple(dict.fromkeys(name for own in self.scores.values() for name in own if name not in COUNTS))
+        return tuple(dict.fromkeys(name for own in self.scores.values() for name in own if name not in BESIDE))
 
     def of(self, metric: str) -> list[float]:
         """Return one score of all seeds or folds."""
@@ -54,33 +58,45 @@ class Result:
         """Say what was reached in per cent: mean ± sample standard deviation; the best one is named as what it is."""
         values = [100 * value for value in self.of(metric)]
         text = f"{fmean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f} (1)"
-        return f"{text}; best on test {max(values):.1f}" if best else text
+        if metric == "voted":
+            values = [100 * value for value in self.of("voted_best")]
+            text += f", votes ± {100 * fmean(self.of('voted_std')):.1f}"
+        return f"{text}; best, selected on the test set: {max(values):.1f}" if best else text
 
     @property
     def cells(self) -> dict[str, str]:
         """What a row of a table says beside the scores."""
-        config = self.config
-        augment = " ".join(f"{name} {value}" for name, value in _short(config["augment"]).items()) or "no augmentation"
-        head = config["classifier"]
-        recipe = f"{config['train']['epochs']} epochs, {config['num_points']} points, {augment}"
-        if self.task != "parts":
-            recipe += f", {head['pooling']}, head {head['head']}"
-        return {
-            "task": self.task,
-            "data": Path(self.data).stem,
-            "checkpoint": self.checkpoint,
-            "labels": f"{100 * config['labels']:g} %",
-            "recipe": recipe,
-            "selection": f"epoch by {config['select']}",
-            "runs": str(len(self.scores)),
-        }
+        named = {"task": self.task, "data": Path(self.data).stem, "checkpoint": self.checkpoint}
+        return named | dict(self.recipe) | {"runs": str(len(self.scores))}
+
+
+def recipe_cells(
+    method: str,
+    selection: str,
+    num_points: int,
+    labels: float = 1.0,
+    epochs: int | None = None,
+    augment: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """Say what a row of a table says of a recipe; what was not used is a dash.
+
+    Args:
+        method: what was trained, on which pooling.
+        selection: how the epoch, C or k was chosen.
+        num_points: points of a shape.
+        labels: share of the training shapes.
+        epochs: of training.
+        augment: the augmentation, as a mapping.
+    """
+    changes = "–" if augment is None else " ".join(f"{k} {v}" for k, v in _short(augment).items()) or "none"
+    length = "–" if epochs is None else str(epochs)
+    return dict(zip(RECIPE, (f"{100 * labels:g} %", method, length, str(num_points), changes, selection), strict=True))
 
 
 def write(results: Sequence[Result], folder: Path) -> Path:
     """Write results.json, with every seed of every result, and return its path."""
     text = json.dumps([asdict(result) for result in results], indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / RESULTS, lambda file: file.write(text.encode()))
-    return folder / RESULTS
+    return write_text(folder / RESULTS, text)
 
 
 def read(folder: Path) -> list[Result]:
@@ -93,48 +109,59 @@ def read(folder: Path) -> list[Result]:
 
 
 def table(results: Sequence[Result], best: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Arrange results as a header and rows."""
+    """Arrange results as a header and rows: what was done, what was reached, on what machine and which data."""
     metrics = tuple(dict.fromkeys(name for result in results for name in result.metrics))
     rows = [
-        [*result.cells.values(), *(result.said(m, best) if result.of(m) else "–" for m in metrics)]
+        [
+            *result.cells.values(),
+            *(result.said(m, best) if result.of(m) else "–" for m in metrics),
+            *(getattr(result, fact) for fact in FACTS),
+        ]
         for result in results
     ]
-    return [*COLUMNS, *metrics], rows
+    return [*COLUMNS, *metrics, *FACTS], rows
 
 
 def show(results: Sequence[Result], console: Console, best: bool = False) -> None:
     """Print results in per cent, mean ± sample standard deviation; what all have in common stands below the table."""
     header, rows = table(results, best)
-    common = [name for name, cells in zip(COLUMNS, zip(*rows, strict=True)) if len(set(cells)) == 1]
-    lines = [f"{name}: {rows[0][header.index(name)]}" for name in common]
-    about = dict.fromkeys(f"{result.data}: {result.about}" for result in results)
+    known = {name: list(dict.fromkeys(cells)) for name, cells in zip(header, zip(*rows, strict=True), strict=True)}
+    common = [name for name in COLUMNS if len(known[name]) == 1]
     shown = Table(title="%, mean ± sample standard deviation", title_justify="left")
-    kept = [at for at, name in enumerate(header) if name not in common]
+    kept = [at for at, name in enumerate(header) if name not in (*common, *FACTS)]
     for at in kept:
         shown.add_column(header[at].replace("_", " "), overflow="fold")
     for row in rows:
         shown.add_row(*(row[at] for at in kept))
-    console.print(shown, *lines, *about, sep="\n", highlight=False, soft_wrap=True)
+    lines = [f"{name}: {value}" for name in (*common, *FACTS) for value in known[name]]
+    console.print(shown, *lines, sep="\n", highlight=False, soft_wrap=True)
 
 
 def markdown(results: Sequence[Result], best: bool = False) -> str:
     """Write results as a Markdown table."""
     header, rows = table(results, best)
     lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
 def as_csv(results: Sequence[Result]) -> str:
     """Write one line for each seed or fold of each result."""
-    metrics = tuple(dict.fromkeys(name for result in results for name in (*result.metrics, *COUNTS)))
+    metrics = tuple(dict.fromkeys(name for result in results for own in result.scores.values() for name in own))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS[:-1], "seed", *metrics, "about", "machine"])
+    writer.writerow([*COLUMNS[:-1], "seed", *metrics, *FACTS])
     for result in results:
         for seed, own in result.scores.items():
-            known = list(result.cells.values())[:-1]
-            writer.writerow([*known, seed, *(own.get(m, "") for m in metrics), result.about, result.machine])
+            done = list(result.cells.values())[:-1]
+            facts = (getattr(result, fact) for fact in FACTS)
+            writer.writerow([*done, seed, *(own.get(m, "") for m in metrics), *facts])
     return text.getvalue()
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file so that a reader sees the old or the new one, never a part; return its path."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+    return path
 
 
 def _short(augment: Mapping[str, Any]) -> dict[str, str]:

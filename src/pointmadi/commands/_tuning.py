@@ -1,5 +1,7 @@
 """What fine-tuning commands share: a job is one model, one seed, one training set, and its exams."""
 
+import json
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,43 +11,75 @@ import torch
 from torch import Tensor
 
 from pointmadi import config as configs
-from pointmadi.commands.probe import NONE
+from pointmadi.commands._results import write_text
+from pointmadi.commands.probe import NONE, SEED
 from pointmadi.data.augment import AugmentConfig, augment_batch
+from pointmadi.data.batches import Batches
 from pointmadi.data.clouds import Clouds
 from pointmadi.models.encoder import EncoderConfig, PointEncoder
 from pointmadi.ops.normalization import to_unit_sphere
 from pointmadi.ops.random import Draws
+from pointmadi.ops.sampling import farthest_points
 from pointmadi.tasks.classification import Classifier, ClassifierConfig
 from pointmadi.tasks.evaluation import Exam, Question, Scores, in_eval_mode, score_classes, score_parts
 from pointmadi.tasks.probing import VALIDATION, hash_split, validation_split
 from pointmadi.tasks.segmentation import Segmenter, SegmenterConfig
 from pointmadi.tasks.voting import Repeats, Voting, repeat, vote
+from pointmadi.training import distributed
 from pointmadi.training.checkpoint import read_encoder, write_encoder
 from pointmadi.training.logging import read_metrics
 from pointmadi.training.trainer import Source, Trainer, TrainerConfig
 
 TUNED = "task.safetensors"  # the weights of the chosen epoch
+CONFIG = "config.yaml"
+SCORES = "scores.json"  # of one seed or fold; there once it is done
 
 
-def claim(folder: Path, config: Any, free: Collection[str]) -> None:
-    """Take a folder for the results of a configuration, or go on with those of the same one.
+def device_of(name: str) -> torch.device:
+    """Return the device to train on; seeds share nothing, so several processes are no help here."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("fine-tuning runs in one process; start it without torchrun, and jobs side by side with bench")
+    return distributed.pick_device(name)
+
+
+def folder_of(run: str, kind: str, data: str, checkpoint: str) -> Path:
+    """Return where results go: `run`, or by default runs/KIND-DATA-CHECKPOINT."""
+    named = "scratch" if checkpoint == NONE else Path(checkpoint.replace(SEED, "seeds")).stem
+    return Path(run or f"runs/{kind}-{Path(data.replace(':', '-')).stem}-{named}")
+
+
+def check(folder: Path, config: Any, free: Collection[str]) -> None:
+    """Refuse a folder that holds the results of another configuration, or of this one without `resume`.
 
     Args:
         folder: where results go; its config.yaml says what they were made with.
         config: with the fields `resume` and `run`.
         free: fields that may change when it is resumed.
     """
-    kept = folder / "config.yaml"
-    if kept.exists():
-        if not config.resume:
-            raise ValueError(f"{folder} already holds results; go on with --resume, or name another one with --run")
-        before = configs.parse(type(config), recipe=kept)
-        free = {"run", "resume", *free}
-        changed = [name for name, value in vars(config).items() if name not in free and value != vars(before)[name]]
-        if changed:
-            raise ValueError(f"{folder} was made with another {', '.join(changed)}; name another folder with --run")
-    folder.mkdir(parents=True, exist_ok=True)
-    kept.write_text(configs.dump(replace(config, run=str(folder), resume=False)), encoding="utf-8")
+    kept = folder / CONFIG
+    if not kept.exists():
+        return
+    if not config.resume:
+        raise ValueError(f"{folder} already holds results; go on with --resume, or name another one with --run")
+    before = configs.parse(type(config), recipe=kept)
+    free = {"run", "resume", *free}
+    changed = [name for name, value in vars(config).items() if name not in free and value != vars(before)[name]]
+    if changed:
+        raise ValueError(f"{folder} was made with another {', '.join(changed)}; name another folder with --run")
+
+
+def claim(folder: Path, config: Any) -> None:
+    """Write down what the results of a folder are made with."""
+    write_text(folder / CONFIG, configs.dump(replace(config, run=str(folder), resume=False)))
+
+
+def once(folder: Path, learn: Callable[[], Scores]) -> Scores:
+    """Learn something, and write down what it reached; or read that, if it was written."""
+    done = folder / SCORES
+    if not done.exists():
+        write_text(done, json.dumps(learn()) + "\n")
+    scores: Scores = json.loads(done.read_text(encoding="utf-8"))
+    return scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +135,8 @@ def hold_out(train: Clouds, seed: int, labels: float, select: str) -> tuple[Clou
     if not 0 < labels <= 1:
         raise ValueError(f"labels is the share of the training shapes that are used, above 0 to 1, got {labels}")
     if labels < 1:
-        few = [int((train.label == which).sum()) < 2 for which in train.label.unique()]
-        keep = validation_split(train.label, labels, seed)
-        if any(few):  # a class of a single shape keeps it
-            keep |= torch.bincount(train.label, minlength=len(train.classes))[train.label] < 2
-        train = train.select(keep)
+        single = torch.bincount(train.label)[train.label] == 1  # a class of a single shape keeps it
+        train = train.select(validation_split(train.label, labels, seed) | single)
     if select != "val":
         return train, None
     assert train.label is not None
@@ -113,6 +144,33 @@ def hold_out(train: Clouds, seed: int, labels: float, select: str) -> tuple[Clou
     if not bool(held.any()):
         raise ValueError(f"{len(train)} training shapes are too few to hold some out; use --select last")
     return train.select(~held), train.select(held)
+
+
+def thin(clouds: Clouds, count: int) -> Clouds:
+    """Keep the `count` points of each shape that are farthest from each other; all where it has no more."""
+    if count >= clouds.num_points:
+        return clouds
+    rows = torch.arange(len(clouds)).split(64)
+    columns = torch.cat([farthest_points(clouds.xyz(index), count) for index in rows])
+
+    def pick(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[torch.arange(len(values))[:, None], columns]
+
+    return replace(
+        clouds, points=clouds.points[torch.arange(len(clouds))[:, None], columns],
+        part=pick(clouds.part), features=pick(clouds.features),
+    )  # fmt: skip
+
+
+def batches_of(train: Clouds, size: int, num_points: int, seed: int, device: Any, augment: AugmentConfig) -> Batches:
+    """Make batches of at most `size` labelled shapes."""
+    assert train.label is not None
+    size = min(size, len(train))
+    if size < 2:
+        raise ValueError(
+            f"a batch of {size} shape cannot be learned from; give more shapes, and --batch-size 2 or more"
+        )
+    return Batches([train], size, num_points, seed, device=device, augment=augment)
 
 
 def classification(
@@ -123,6 +181,12 @@ def classification(
     batches: Source,
 ) -> Job:
     """Make the job of classifying shapes."""
+    assert train.label is not None
+    if len(train.label.unique()) < 2:
+        raise ValueError("all training shapes are of one class; a classification needs at least 2")
+    known, needed = len(train.feature_names), encoder.config.features
+    if known != needed:
+        raise ValueError(f"the encoder takes {needed} channels beside xyz, and --features names {known}; give as many")
     model = Classifier(encoder, len(train.classes), config)
 
     def predict(question: Question) -> Tensor:
@@ -138,10 +202,12 @@ def part_segmentation(
     encoder: PointEncoder, config: SegmenterConfig, train: Clouds, exams: Mapping[str, Exam], batches: Source
 ) -> Job:
     """Make the job of telling the parts of shapes whose class is known."""
-    if train.part_class is None:
-        raise ValueError("this set does not say which class each part belongs to; use the task classification")
-    categories, parts = len(train.classes), train.part_class
-    model = Segmenter(encoder, len(train.part_names), replace(config, categories=categories))
+    if train.part is None or train.part_class is None:
+        raise ValueError(
+            "this set has no parts of known classes, so there is nothing to segment; use --task classification"
+        )
+    categories, parts, channels = len(train.classes), train.part_class, len(train.feature_names)
+    model = Segmenter(encoder, len(train.part_names), replace(config, categories=categories, features=channels))
 
     def predict(question: Question) -> Tensor:
         return model.predict(question.points, question.label, question.features)
@@ -190,7 +256,7 @@ def fit(
 def vote_on(
     model: Classifier, test: Clouds, num_points: int, augment: AugmentConfig, voting: Voting, device: torch.device | str
 ) -> Repeats:
-    """Classify the test shapes by votes, once or several times."""
+    """Classify the test shapes by votes, once or several times; a view is of other points, changed as in training."""
 
     def view(points: Tensor, draws: Draws) -> Tensor:
         columns = draws.permutation(points.shape[1])[:num_points].to(points.device)

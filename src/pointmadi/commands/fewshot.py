@@ -1,7 +1,7 @@
 """Few-shot classification: a few classes, a few labelled shapes of each, over folds that anybody can draw again."""
 
-import json
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -9,18 +9,16 @@ import torch
 from rich.console import Console
 
 from pointmadi.commands import _tuning as tuning
-from pointmadi.commands._results import Result, show, write
+from pointmadi.commands._results import Result, recipe_cells, show, write
 from pointmadi.commands.convert import describe
 from pointmadi.commands.probe import NONE, open_split
 from pointmadi.data.augment import AugmentConfig
-from pointmadi.data.batches import Batches
 from pointmadi.data.clouds import Clouds
 from pointmadi.models.encoder import PRESETS, EncoderConfig
 from pointmadi.tasks.classification import ClassifierConfig
-from pointmadi.tasks.evaluation import Exam
+from pointmadi.tasks.evaluation import Exam, Scores
 from pointmadi.tasks.fewshot import QUERIES, Fold, hash_folds, make_folds
-from pointmadi.tasks.probing import features_of, probe
-from pointmadi.training import checkpoint, distributed
+from pointmadi.tasks.probing import VALIDATION, features_of, probe
 from pointmadi.training.logging import machine_name
 from pointmadi.training.trainer import TrainerConfig
 
@@ -41,16 +39,19 @@ class Config:
         shots: numbers of labelled shapes N of each class; every way is combined with every shot.
         folds: episodes of each combination.
         queries: test shapes of each class.
-        seed: of the folds, and of the weights and batches of each.
-        run: folder of the results; by default runs/fewshot-DATA-CHECKPOINT-METHOD.
+        seed: of the folds; that of weights and batches is the sum of it and the number of the fold.
+        select: finetune: test the last epoch, or the one that is best on the queries, as papers do (test).
+        run: folder of the results; by default runs/fewshot-METHOD-DATA-CHECKPOINT.
         resume: go on where an interrupted run of this folder stopped.
         num_points: points of a shape.
+        stored_points: points of a support shape that those are drawn from at every step, the farthest from each other
+            where it has more; 0 keeps all of them.
         drop_path: rate of stochastic depth.
         batch_size: shapes of a step; the support set is one batch if it is smaller.
         encoder: what `none` stands for: nano, tiny, small, base, or one of them with changes.
         classifier: head and pooling.
         augment: random changes of the shapes to learn from.
-        train: length, optimiser, precision, device; the last epoch is what is tested.
+        train: length, optimiser, precision, device.
     """
 
     checkpoint: str = field(default=NONE, metadata={"positional": True})
@@ -61,9 +62,11 @@ class Config:
     folds: int = 10
     queries: int = QUERIES
     seed: int = 0
+    select: Literal["last", "test"] = "last"
     run: str = ""
     resume: bool = False
     num_points: int = 1024
+    stored_points: int = 0
     drop_path: float = 0.1
     batch_size: int = 32
     encoder: EncoderConfig = field(default=PRESETS["nano"], metadata={"choices": PRESETS})
@@ -74,32 +77,50 @@ class Config:
 
 def run(config: Config) -> None:
     """Draw the folds, learn each, and print a line for each combination."""
+    device = tuning.device_of(config.train.device)
+    if not config.ways or not config.shots:
+        raise ValueError("ways and shots must name at least one number each, such as --ways 5 --shots 10")
+    if config.method != "finetune" and min(config.shots) < 2:
+        raise ValueError(f"{config.method} chooses C or k on a part of the support; give --shots 2 or more")
     console = Console()
-    named = Path(config.checkpoint).stem if config.checkpoint != NONE else "scratch"
-    stem = Path(config.data.replace(":", "-")).stem
-    folder = Path(config.run or f"runs/fewshot-{stem}-{named}-{config.method}")
-    tuning.claim(folder, config, free=("ways", "shots"))
-    train, test, about = open_split(config.data, config.num_points)
-    device = distributed.join(config.train.device).device
+    folder = tuning.folder_of(config.run, f"fewshot-{config.method}", config.data, config.checkpoint)
+    tuning.check(folder, config, free=("ways", "shots"))
+    tuning.open_encoder(config.checkpoint, config.encoder)
+    stored = max(config.stored_points, config.num_points)
+    train, test, about = open_split(config.data, stored)
+    if config.stored_points:
+        train = tuning.thin(train, stored)
+    drawn = {(k, n): _folds(config, train, test, k, n) for k in config.ways for n in config.shots}
+    tuning.claim(folder, config)
+    if config.method == "finetune" and config.select == "test":
+        console.print("selecting the epoch on the queries: the result is no estimate of anything unseen")
     results = []
-    for way in config.ways:
-        for shot in config.shots:
-            folds = _folds(config, train, test, way, shot)
-            drawn = hash_folds(folds, (*train.names, *test.names))
-            console.print(f"{way}-way {shot}-shot: {len(folds)} folds, hash {drawn}", highlight=False)
-            below = folder / f"{way}w{shot}s"
-            reached = {
-                str(number): _learn(config, train, test, fold, number, below / f"fold-{number}", device)
-                for number, fold in enumerate(folds)
-            }
-            settings = asdict(config) | {"labels": 1.0, "select": "last"}
-            task = f"{way}-way {shot}-shot, {config.method}"
-            result = Result(
-                task, config.data, f"{about}; folds {drawn}", config.checkpoint, settings, machine_name(device), reached
-            )
-            results.append(result)
+    for (way, shot), folds in drawn.items():
+        named = hash_folds(folds, (*train.names, *test.names))
+        console.print(f"{way}-way {shot}-shot: {len(folds)} folds, hash {named}", highlight=False)
+        reached: dict[str, Scores] = {}
+        for number, fold in enumerate(folds):
+            below = folder / f"{way}w{shot}s" / f"fold-{number}"
+            reached[str(number)] = tuning.once(below, partial(_learn, config, train, test, fold, number, below, device))
+        task, about_folds = f"{way}-way {shot}-shot", f"{about}; folds {named}"
+        recipe, machine = _recipe(config), machine_name(device)
+        results.append(
+            Result(task, config.data, about_folds, config.checkpoint, recipe, machine, asdict(config), reached)
+        )
     show(results, console)
-    console.print(f"made {write(results, folder)}", highlight=False, soft_wrap=True)
+    console.print(f"made {write(results, folder)} {folder / tuning.CONFIG}", highlight=False, soft_wrap=True)
+
+
+def _recipe(config: Config) -> dict[str, str]:
+    """Say in the words of a table what was done, and nothing of what was not."""
+    if config.method != "finetune":
+        chosen = {"knn": "k", "svm": "C", "logistic": "C"}[config.method]
+        selection = f"{chosen} on {VALIDATION:.0%} of the support"
+        return recipe_cells(f"frozen, {config.method}, mean+max of patches", selection, config.num_points)
+    selection = {"last": "last epoch", "test": "best epoch on the queries"}[config.select]
+    head = {"full": "all weights", "linear": "frozen, linear", "mlp3": "frozen, 3 layers"}[config.classifier.head]
+    method, augment = f"{head}, {config.classifier.pooling}", asdict(config.augment)
+    return recipe_cells(method, selection, config.num_points, epochs=config.train.epochs, augment=augment)
 
 
 def _folds(config: Config, train: Clouds, test: Clouds, way: int, shot: int) -> list[Fold]:
@@ -113,11 +134,8 @@ def _folds(config: Config, train: Clouds, test: Clouds, way: int, shot: int) -> 
 
 def _learn(
     config: Config, train: Clouds, test: Clouds, fold: Fold, number: int, folder: Path, device: torch.device
-) -> dict[str, float]:
-    """Learn one fold and answer its queries, or read what was reached if it is done."""
-    done = folder / "scores.json"
-    if done.exists():
-        return json.loads(done.read_text(encoding="utf-8"))
+) -> Scores:
+    """Learn one fold and answer its queries."""
     classes = tuple(train.classes[which] for which in fold.classes.tolist())
 
     def episode(part: Clouds, rows: torch.Tensor, label: torch.Tensor) -> Clouds:
@@ -128,17 +146,13 @@ def _learn(
     seed = config.seed + number
     torch.manual_seed(seed)
     encoder = tuning.open_encoder(config.checkpoint, config.encoder, drop_path=config.drop_path)
-    if config.method == "finetune":
-        size = min(config.batch_size, len(support))
-        batches = Batches([support], size, config.num_points, seed, device=device, augment=config.augment)
-        exams = {"test": Exam(query, config.num_points, 2 * config.batch_size, device)}
-        job = tuning.classification(encoder, config.classifier, support, exams, batches)
-        resume = checkpoint.newest(folder) is not None
-        scores = tuning.fit(job, replace(config.train, seed=seed), "last", folder, resume, describe(job.model))
-    else:
+    if config.method != "finetune":
         inside, asked = (features_of(encoder, s, config.num_points, 64, device, seed) for s in (support, query))
         answers = probe(inside, fold.support_label, asked, fold.query_label, seed, (config.method,))
-        scores = {"accuracy": answers[config.method].accuracy, "mean_class": answers[config.method].mean_class}
-        folder.mkdir(parents=True, exist_ok=True)
-    done.write_text(json.dumps(scores) + "\n", encoding="utf-8")
-    return scores
+        return {"accuracy": answers[config.method].accuracy, "mean_class": answers[config.method].mean_class}
+    batches = tuning.batches_of(support, config.batch_size, config.num_points, seed, device, config.augment)
+    exams = {"test": Exam(query, config.num_points, 2 * config.batch_size, device)}
+    job = tuning.classification(encoder, config.classifier, support, exams, batches)
+    resume = config.resume and folder.is_dir()
+    header = describe(job.model, classes=classes)
+    return tuning.fit(job, replace(config.train, seed=seed), config.select, folder, resume, header)

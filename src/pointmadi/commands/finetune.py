@@ -1,7 +1,7 @@
 """Fine-tune an encoder on a labelled set: split, model, trainer, selection, test, read from top to bottom."""
 
-import json
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -9,18 +9,16 @@ import torch
 from rich.console import Console
 
 from pointmadi.commands import _tuning as tuning
-from pointmadi.commands._results import Result, show, write
+from pointmadi.commands._results import Result, recipe_cells, show, write
 from pointmadi.commands.convert import describe
 from pointmadi.commands.probe import NONE, SEED, open_split
 from pointmadi.data.augment import AugmentConfig
-from pointmadi.data.batches import Batches
 from pointmadi.data.clouds import Clouds
 from pointmadi.models.encoder import PRESETS, EncoderConfig
 from pointmadi.tasks.classification import Classifier, ClassifierConfig
 from pointmadi.tasks.evaluation import Exam, Scores
 from pointmadi.tasks.segmentation import SegmenterConfig
 from pointmadi.tasks.voting import Voting
-from pointmadi.training import checkpoint, distributed
 from pointmadi.training.logging import describe_run, machine_name
 from pointmadi.training.trainer import TrainerConfig
 
@@ -43,10 +41,11 @@ class Config:
         seeds: each is a training of its own; the result is their mean.
         select: which epoch is scored on the test shapes: the one that is best on shapes held out from the training
             set (val), the last one, or the one that is best on the test shapes themselves, as papers do (test).
-        report: also name the best seed, which is selected on the test shapes (best).
+        report: also name the best seed and vote, which are selected on the test shapes (best).
         labels: share of the training shapes of each class that is used.
         num_points: points of a shape that the model sees.
-        stored_points: points that are kept of a shape that is read or made, to choose from; 0 means as many.
+        stored_points: points of a training shape that those are drawn from at every step, the farthest from each other
+            where it has more; 0 keeps all of them. Files are read, and shapes made, with as many.
         num_patches: patches of a cloud; 0 for as many as in pre-training.
         drop_path: rate of stochastic depth.
         batch_size: shapes of a step.
@@ -86,65 +85,70 @@ class Config:
 
 def run(config: Config) -> None:
     """Train every seed, print what each reached, their mean, and leave it all in a folder."""
-    if not config.seeds:
-        raise ValueError("no seeds; give at least one, such as --seeds 0")
+    device = tuning.device_of(config.train.device)
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
+        raise ValueError(f"seeds must be different whole numbers from 0, got {config.seeds}")
+    if config.voting.votes and (config.task != "classification" or config.features):
+        raise ValueError("votes are of classifications of xyz alone; leave out --voting.votes")
     console = Console()
-    named = Path(config.checkpoint.replace(SEED, "seeds")).stem if config.checkpoint != NONE else "scratch"
-    folder = Path(config.run or f"runs/{config.task}-{Path(config.data.replace(':', '-')).stem}-{named}")
-    tuning.claim(folder, config, free=("seeds", "report"))
+    folder = tuning.folder_of(config.run, config.task, config.data, config.checkpoint)
+    tuning.check(folder, config, free=("seeds", "report"))
+    for path in dict.fromkeys(config.checkpoint.replace(SEED, str(seed)) for seed in config.seeds):
+        tuning.open_encoder(path, config.encoder)  # what is missing is missed now, not hours later
     stored = max(config.stored_points, config.num_points)
     train, test, about = open_split(config.data, stored, config.features, config.skip_bad)
     if config.select == "test":
-        console.print("selecting the epoch on the test shapes: the result is no estimate of anything unseen")
-    device = distributed.join(config.train.device).device
+        console.print("selecting the epoch on the test set: the result is no estimate of anything unseen")
+    if config.stored_points:
+        train = tuning.thin(train, stored)
     scores: dict[str, Scores] = {}
     for seed in config.seeds:
-        scores[str(seed)] = _seed(config, train, test, about, seed, folder / f"seed-{seed}")
+        below = folder / f"seed-{seed}"
+        scores[str(seed)] = tuning.once(below, partial(_learn, config, train, test, about, seed, folder, device))
         said = "  ".join(f"{name} {value:.4g}" for name, value in scores[str(seed)].items())
         console.print(f"seed {seed}: {said}", highlight=False)
     machine = machine_name(device)
-    result = Result(config.task, config.data, about, config.checkpoint, asdict(config), machine, scores)
+    result = Result(
+        config.task, config.data, about, config.checkpoint, _recipe(config), machine, asdict(config), scores
+    )
     show([result], console, best=config.report == "best")
-    console.print(f"made {write([result], folder)} {folder / 'config.yaml'}", highlight=False, soft_wrap=True)
+    console.print(f"made {write([result], folder)} {folder / tuning.CONFIG}", highlight=False, soft_wrap=True)
 
 
-def _seed(config: Config, train: Clouds, test: Clouds, about: str, seed: int, folder: Path) -> Scores:
-    """Train and test one seed, or read what it reached if it is done."""
-    done = folder / "scores.json"
-    if done.exists():
-        return json.loads(done.read_text(encoding="utf-8"))
-    process = distributed.join(config.train.device)
+def _recipe(config: Config) -> dict[str, str]:
+    """Say in the words of a table what was done."""
+    head = config.classifier
+    method = "all weights"
+    if config.task == "classification":
+        method = {"full": "all weights", "linear": "frozen, linear", "mlp3": "frozen, 3 layers"}[head.head]
+        method += f", {head.pooling}"
+    selection = {"val": "best epoch on held-out shapes", "last": "last epoch", "test": "best epoch on the test set"}
+    epochs, augment = config.train.epochs, asdict(config.augment)
+    return recipe_cells(method, selection[config.select], config.num_points, config.labels, epochs, augment)
+
+
+def _learn(
+    config: Config, train: Clouds, test: Clouds, about: str, seed: int, run: Path, device: torch.device
+) -> Scores:
+    """Train and test one seed."""
+    folder = run / f"seed-{seed}"
     train, held = tuning.hold_out(train, seed, config.labels, config.select)
     torch.manual_seed(seed)
-    encoder = tuning.open_encoder(
-        config.checkpoint.replace(SEED, str(seed)), config.encoder, config.num_patches, config.drop_path
-    )
-    batches = Batches(
-        [train],
-        min(config.batch_size, len(train)),
-        config.num_points,
-        seed,
-        device=process.device,
-        augment=config.augment,
-    )
-    sets = {"val": held, "test": test}
-    exams = {
-        name: Exam(own, config.num_points, 2 * config.batch_size, process.device)
-        for name, own in sets.items()
-        if own is not None
-    }
+    checkpoint = config.checkpoint.replace(SEED, str(seed))
+    encoder = tuning.open_encoder(checkpoint, config.encoder, config.num_patches, config.drop_path)
+    batches = tuning.batches_of(train, config.batch_size, config.num_points, seed, device, config.augment)
+    sets = {"test": test} if held is None else {"val": held, "test": test}
+    exams = {name: Exam(own, config.num_points, 2 * config.batch_size, device) for name, own in sets.items()}
     if config.task == "classification":
         job = tuning.classification(encoder, config.classifier, train, exams, batches)
     else:
         job = tuning.part_segmentation(encoder, config.segmenter, train, exams, batches)
-    describe_run(folder, seed=seed, device=process.device, data={config.data: about})
-    resume = config.resume and checkpoint.newest(folder) is not None
+    tuning.claim(run, config)
+    describe_run(folder, seed=seed, device=device, data={config.data: about})
     header = describe(job.model, classes=train.classes, part_names=train.part_names)
-    scores = tuning.fit(job, replace(config.train, seed=seed), config.select, folder, resume, header)
+    scores = tuning.fit(job, replace(config.train, seed=seed), config.select, folder, config.resume, header)
     if config.voting.votes and isinstance(job.model, Classifier):
-        repeats = tuning.vote_on(job.model, test, config.num_points, config.augment, config.voting, process.device)
-        scores |= {"voted": repeats.mean, "voted_std": repeats.std}
-        if config.report == "best":
-            scores["voted_best_on_test"] = repeats.best
-    done.write_text(json.dumps(scores) + "\n", encoding="utf-8")
+        views = tuning.thin(test, max(config.stored_points, config.num_points)) if config.stored_points else test
+        repeats = tuning.vote_on(job.model, views, config.num_points, config.augment, config.voting, device)
+        scores |= {"voted": repeats.mean, "voted_std": repeats.std, "voted_best": repeats.best}
     return scores

@@ -16,6 +16,7 @@ from pointmadi.data.sources import open_source
 from pointmadi.models.encoder import PointEncoder
 from pointmadi.tasks.comparison import Labelled, Report, Row, Settings, compare, fixed, floors
 from pointmadi.tasks.probing import TEST, hash_split
+from pointmadi.training.logging import machine_name
 
 NONE = "none"  # in the place of a run: the hand-made floors alone
 SEED = "{seed}"  # in the name of a run: the run of each seed
@@ -71,7 +72,9 @@ def run(config: Config) -> None:
     report = measure(rows, sets, settings, device)
     show(report, console)
     if folder is not None:
-        console.print("made " + " ".join(map(str, write(report, folder))), highlight=False, soft_wrap=True)
+        console.print(
+            "made " + " ".join(map(str, write(report, folder, machine_name(device)))), highlight=False, soft_wrap=True
+        )
 
 
 def rows_of(runs: Sequence[str], with_floors: bool = True, seeds: Sequence[int] = (0,)) -> list[Row]:
@@ -154,9 +157,9 @@ def show(report: Report, console: Console) -> None:
         console.print(table)
 
 
-def write(report: Report, folder: Path) -> list[Path]:
+def write(report: Report, folder: Path, machine: str = "") -> list[Path]:
     """Write probe.json, with one score a seed, and probe.md, the tables; return their paths."""
-    values = {"command": sys.argv, **report.plain()}
+    values = {"command": sys.argv, "machine": machine, **report.plain()}
     texts = {
         folder / "probe.json": json.dumps(values, indent=2, ensure_ascii=False) + "\n",
         folder / "probe.md": report.markdown(),
