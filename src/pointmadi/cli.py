@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
-# Each is a module of `pointmadi.commands` with a dataclass `Config` and a function `run(config)`, and TAKES_RECIPE = False
-# if it takes no recipe. A module is imported when its command is called, because it brings torch.
+# Each is a module of `pointmadi.commands` with a dataclass `Config` and a function `run(config)`; TAKES_RECIPE = False
+# says that it takes no recipe. A module is imported when its command is called, because it brings torch.
 COMMANDS = {
     "pretrain": "pre-train an encoder on your shapes, or on built-in ones",
     "probe": "measure what an encoder is worth: linear SVM, logistic regression, k-NN",

@@ -123,17 +123,26 @@ def table(results: Sequence[Result], best: bool = False) -> tuple[list[str], lis
 
 
 def show(results: Sequence[Result], console: Console, best: bool = False) -> None:
-    """Print results in per cent, mean ± sample standard deviation; what all have in common stands below the table."""
+    """Print results in per cent, mean ± sample standard deviation; recipes and what all share stand below the table."""
     header, rows = table(results, best)
-    known = {name: list(dict.fromkeys(cells)) for name, cells in zip(header, zip(*rows, strict=True), strict=True)}
-    common = [name for name in COLUMNS if len(known[name]) == 1]
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    shared = {name: columns[name][0] for name in COLUMNS if len(set(columns[name])) == 1}
+    recipes = [
+        ", ".join(f"{name} {result.cells[name]}" for name in RECIPE[1:] if name not in shared) for result in results
+    ]
+    letters = {recipe: chr(ord("a") + at) for at, recipe in enumerate(dict.fromkeys(recipes))}
+    if len(letters) > 1:
+        columns = {"recipe": tuple(letters[recipe] for recipe in recipes)} | columns
+    left_out = (*shared, *FACTS, *RECIPE[1:])
+    kept = {name: cells for name, cells in columns.items() if name not in left_out}
     shown = Table(title="%, mean ± sample standard deviation", title_justify="left")
-    kept = [at for at, name in enumerate(header) if name not in (*common, *FACTS)]
-    for at in kept:
-        shown.add_column(header[at].replace("_", " "), overflow="fold")
-    for row in rows:
-        shown.add_row(*(row[at] for at in kept))
-    lines = [f"{name}: {value}" for name in (*common, *FACTS) for value in known[name]]
+    for name in kept:
+        shown.add_column(name.replace("_", " "), overflow="fold")
+    for row in zip(*kept.values(), strict=True):
+        shown.add_row(*row)
+    lines = [f"{letter}: {recipe}" for recipe, letter in letters.items() if recipe]
+    lines += [f"{name}: {value}" for name, value in shared.items()]
+    lines += [f"{name}: {value}" for name in FACTS for value in dict.fromkeys(columns[name])]
     console.print(shown, *lines, sep="\n", highlight=False, soft_wrap=True)
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from importlib import import_module
@@ -36,9 +36,9 @@ JOB, LOG = "job.yaml", "log.txt"  # in the folder of a job: everything it is don
 class Config:
     """Run the jobs of a suite as processes side by side, and make one table of all that they reach.
 
-    A suite is a YAML file with a list `jobs`. Each has a `command` (finetune, fewshot, probe), perhaps a `recipe` beside
-    the suite, and options of the command; a list in the place of a value tries each: `checkpoint: [none, runs/mine]`.
-    Started again, a suite does what is left.
+    A suite is a YAML file with a list `jobs`. Each has a `command` (finetune, fewshot, probe), perhaps a `recipe` (its
+    path begins at the suite), and options of the command; a list in the place of a value tries each, such as
+    `checkpoint: [none, runs/mine]`. Started again, a suite does what is left.
 
     Attributes:
         suite: the file.
@@ -250,14 +250,14 @@ def _run(job: Job, folder: Path, environment: Mapping[str, str], running: _Runni
 @contextmanager
 def _owned(folder: Path) -> Iterator[dict[str, Any]]:
     """Hold the folder of a job, until its process ends too: one that outlives a killed suite is waited for."""
-    with suppress(ImportError):  # Windows has no such locks
+    try:
         import fcntl
-
-        with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield {"pass_fds": (lock.fileno(),)}
-            return
-    yield {}
+    except ImportError:  # Windows has no such locks
+        yield {}
+        return
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield {"pass_fds": (lock.fileno(),)}
 
 
 @contextmanager
@@ -282,8 +282,8 @@ def results_of(job: Job, folder: Path) -> list[Result]:
     seeds, settings, results = found["settings"]["seeds"], found["settings"], []
     for row in found["results"]:
         for classifier, scores in row["scores"].items():
-            chosen = {"knn": "k", "trees": "nothing"}.get(classifier, "C")
-            recipe = recipe_cells("frozen features", f"{chosen} on held-out shapes", settings["num_points"])
+            selection = {"trees": "–", "knn": "k on held-out shapes"}.get(classifier, "C on held-out shapes")
+            recipe = recipe_cells("frozen features", selection, settings["num_points"])
             own = {
                 str(seed): {name: score[name] for name in ("accuracy", "mean_class")}
                 for seed, score in zip(seeds, scores)
