@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from pointmadi import cli, config
+from pointmadi.commands import bench
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-RECIPES = sorted(ROOT.glob("recipes/**/*.yaml"))
+SUITES = sorted(ROOT.glob("recipes/suites/*.yaml"))
+RECIPES = sorted(set(ROOT.glob("recipes/**/*.yaml")) - set(SUITES))
 
 
 def lines_that_call(document: Path) -> list[str]:
@@ -33,13 +35,20 @@ def test_commands_shown_are_commands_that_exist(document: Path, monkeypatch: pyt
     monkeypatch.chdir(ROOT)
     for line in lines_that_call(document):
         name, *args = shlex.split(line, comments=True)
-        recipe = args.pop(0) if args and args[0].endswith(".yaml") else None
+        command = import_module(f"pointmadi.commands.{name}")
+        takes_recipe = getattr(command, "TAKES_RECIPE", True)
+        recipe = args.pop(0) if takes_recipe and args and args[0].endswith(".yaml") else None
         if recipe and recipe.startswith("runs/"):  # the config of a run that the reader has made
             recipe = None
-        config.parse(import_module(f"pointmadi.commands.{name}").Config, args, recipe)
+        config.parse(command.Config, args, recipe)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_recipes_read(recipe: Path) -> None:
     parsed = config.parse(import_module(f"pointmadi.commands.{recipe.parent.name}").Config, recipe=recipe)
     assert config.dump(parsed)
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
+def test_suites_read(suite: Path) -> None:
+    assert bench.read_suite(suite)

@@ -124,8 +124,8 @@ def _jobs_of(entry: Mapping[Any, Any], path: Path) -> Iterator[Job]:
     if command not in RESULT_OF:
         raise ValueError(f"command is one of {', '.join(RESULT_OF)}, got {command}")
     cls = import_module(f"pointmadi.commands.{command}").Config
-    several = isinstance(recipes, tuple)
-    for name in recipes if several else (recipes,):
+    names = recipes if isinstance(recipes, tuple) else (recipes,)
+    for name in names:
         recipe = None if name is None else path.parent / str(name)
         base = configs.parse(cls, recipe=recipe)
         axes = {option: _values(base, option, value) for option, value in options.items()}
@@ -133,7 +133,7 @@ def _jobs_of(entry: Mapping[Any, Any], path: Path) -> Iterator[Job]:
             flags = [flag for option, value in zip(axes, chosen) for flag in _flags(option, value)]
             config = configs.parse(cls, flags, recipe)
             varied = [str(value) for value, values in zip(chosen, axes.values()) if len(values) > 1]
-            said = "-".join([command, *([Path(str(name)).stem] if several else []), *varied])
+            said = "-".join([command, *([Path(str(name)).stem] if len(names) > 1 else []), *varied])
             digest = hashlib.blake2b(configs.dump(config).encode(), digest_size=4).hexdigest()
             yield Job(f"{re.sub(r'[^A-Za-z0-9.]+', '-', said)[:60].strip('-.')}-{digest}", command, config)
 
