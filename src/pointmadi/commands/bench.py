@@ -243,8 +243,10 @@ def _run(job: Job, folder: Path, environment: Mapping[str, str], running: _Runni
         if process is None or process.wait() == 0:
             return ""
     lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
-    said = next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {process.returncode}")
-    return f"{said.removeprefix('error: ')} ({folder / LOG})"
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+    mistake = process.returncode == 2 and said.startswith("error: ")
+    said = said.removeprefix("error: ") if mistake else f"exit code {process.returncode}, its last words: {said}"
+    return f"{said} ({folder / LOG})"
 
 
 @contextmanager
