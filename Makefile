@@ -44,7 +44,7 @@ format: setup  ## format the code
 	$(BIN)/ruff format .
 
 bench: setup  ## measure speed on this machine
-	@for script in benchmarks/ops.py benchmarks/pretrain_step.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done
+	@for script in benchmarks/ops.py benchmarks/pretrain_step.py benchmarks/segmentation_head.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done
 
 docs: setup  ## check the documents: links, recipes and the commands they show
 	$(ONE_THREAD) $(BIN)/pytest tests/test_docs.py $(ARGS)

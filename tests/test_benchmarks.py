@@ -38,6 +38,15 @@ def test_operations_of_a_step_are_those_that_torch_counts(
     assert counter.get_total_flops() == 3 * (forward.total() + backward.total())
 
 
+def test_the_segmentation_head_beside_the_published_one(tmp_path: Path) -> None:
+    script = str(BENCHMARKS / "segmentation_head.py")
+    quick = ["--preset", "nano", "--batch", "2", "--points", "200", "--rounds", "1", "--results", str(tmp_path)]
+    found = subprocess.run([sys.executable, script, *quick], capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+    assert "PASS  equal to 1e-5" in found.stdout
+    assert len(list(tmp_path.glob("*-segmentation-head.json"))) == 1
+
+
 def test_a_step_is_taken_apart(tmp_path: Path) -> None:
     script = str(BENCHMARKS / "pretrain_step.py")
     found = subprocess.run(

@@ -35,12 +35,12 @@ def test_commands_shown_are_commands_that_exist(document: Path, monkeypatch: pyt
     monkeypatch.chdir(ROOT)
     for line in lines_that_call(document):
         name, *args = shlex.split(line, comments=True)
-        command = import_module(f"pointmadi.commands.{name}")
-        takes_recipe = getattr(command, "TAKES_RECIPE", True)
-        recipe = args.pop(0) if takes_recipe and args and args[0].endswith(".yaml") else None
+        _, command, _, rest = cli.find(name, args)
+        takes_recipe = getattr(command, "TAKES_RECIPE", True) and rest and rest[0].endswith(".yaml")
+        recipe, rest = (rest[0], rest[1:]) if takes_recipe else (None, rest)
         if recipe and recipe.startswith("runs/"):  # the config of a run that the reader has made
             recipe = None
-        config.parse(command.Config, args, recipe)
+        config.parse(command, rest, recipe)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")

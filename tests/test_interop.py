@@ -12,10 +12,11 @@ import pointmadi
 from pointmadi import cli, interop
 from pointmadi import config as configs
 from pointmadi.commands import pretrain
-from pointmadi.commands.convert import objective_of
+from pointmadi.commands.convert import describe, objective_of, open_task, task_of
 from pointmadi.models.decoder import DecoderConfig
 from pointmadi.models.encoder import EncoderConfig, PointEncoder
 from pointmadi.objectives import OBJECTIVES, Objective, build
+from pointmadi.tasks import ClassifierConfig, SegmenterConfig, Task, TaskConfig, build_task
 from pointmadi.training import checkpoint
 
 SMALL = EncoderConfig(48, 2, 3, 16, 8, (8, 16, 24), drop_path=0.0, skip_origin=True)
@@ -57,7 +58,6 @@ def test_there_and_back_is_the_same_to_the_bit(kind: str) -> None:
     found = interop.from_published(state, heads=3, num_patches=16)
     assert interop.detect(state) == found.kind == kind
     assert found.encoder == replace(ours.encoder.config, drop_path=0.1)
-    assert not found.left_out
     back = objective_of(found)
     assert same(ours, back)
     assert same(ours.encoder, found.build_encoder())
@@ -154,11 +154,102 @@ def test_heads_are_known_or_asked_for() -> None:
 def test_the_encoder_of_a_classifier(kind: str) -> None:
     encoder = objective(kind).encoder
     found = interop.from_published(classifier(encoder), heads=3, num_patches=16, patch_size=8)
-    assert found.kind == "classifier" and len(found.left_out) == 5
+    assert found.kind == "classifier" and found.tuned
     assert same(found.build_encoder(), encoder) and found.encoder == replace(encoder.config, drop_path=0.1)
     assert found.build_encoder().origin.endswith("left out: cls_head_finetune.* (3), cls_pos, cls_token")
     with pytest.raises(ValueError, match="no whole pre-training"):
         objective_of(found)
+
+
+# Tasks
+
+TUNED = {
+    "classifier of Point-MaDi": ("mlp", ClassifierConfig("mean+max", widths=(7, 6)), "classifier"),
+    "classifier of PCP-MAE": ("sincos", ClassifierConfig("cls+max", widths=(7, 6)), "classifier"),
+    "one layer": ("mlp", ClassifierConfig("cls+max", "linear"), "classifier"),
+    "parts of Point-MaDi": ("mlp", SegmenterConfig(3, 0, (9, 8, 7, 6), 5), "part-segmenter"),
+    "parts of Point-MAE": ("mlp", SegmenterConfig(3, 0, (9, 8, 7, 6), 5), "part-segmenter-mae"),
+    "parts of PCP-MAE": ("sincos", SegmenterConfig(3, 0, (9, 8, 7, 6), 5), "part-segmenter-mae"),
+    "scenes": ("mlp", SegmenterConfig(widths=(9, 8, 7, 6)), "scene-segmenter"),
+    "scenes, older names": ("mlp", SegmenterConfig(widths=(9, 8, 7, 6)), "scene-segmenter-mae"),
+}
+
+
+def tuned(positions: str, config: TaskConfig) -> Task:
+    torch.manual_seed(2)
+    made = build_task(PointEncoder(replace(SMALL, positions=positions)), 4, config)  # type: ignore[arg-type]
+    for value in made.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(torch.rand_like(value))
+    return made.eval()
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_tasks_there_and_back(name: str) -> None:
+    positions, config, kind = TUNED[name]
+    ours = tuned(positions, config)
+    state = interop.to_published(ours.state_dict(), kind)
+    assert len(state) == len(ours.state_dict())
+    found = interop.from_published(state, heads=3, num_patches=16, patch_size=8)
+    assert found.kind == interop.detect(state) == kind and found.tuned
+    pooling = config.pooling if isinstance(config, ClassifierConfig) and positions == "mlp" else None
+    back = task_of(found, pooling)
+    widths = {} if back.config == config else {"widths": ClassifierConfig.widths}  # one layer has none
+    assert back.config == replace(config, **widths) and back.num_classes == 4  # type: ignore[arg-type]
+    assert same(back, ours) and not back.training and same(found.build_encoder(), ours.encoder)
+    assert f"published {interop.FORMATS[kind].title}" in back.encoder.origin
+    assert interop.to_published(back.state_dict(), kind).keys() == state.keys()
+
+
+def test_the_default_names_of_a_task() -> None:
+    for name, kind in {"classifier of PCP-MAE": "classifier", "scenes": "scene-segmenter"}.items():
+        assert interop.detect(interop.to_published(tuned(*TUNED[name][:2]).state_dict())) == kind
+    kinds = {"parts of Point-MAE": "part-segmenter", "parts of PCP-MAE": "part-segmenter-mae"}
+    for name, kind in kinds.items():
+        assert interop.detect(interop.to_published(tuned(*TUNED[name][:2]).state_dict())) == kind
+
+
+def test_names_and_shapes_of_released_tasks() -> None:
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    released = {
+        ClassifierConfig(): (40, 174, 22099752),
+        SegmenterConfig(categories=16): (50, 192, 27063730),
+        SegmenterConfig(): (13, 186, 27020301),
+    }
+    states = []
+    for config, (classes, tensors, parameters) in released.items():
+        with torch.device("meta"):  # shapes only
+            state = interop.to_published(build_task(PointEncoder(), classes, config).state_dict())
+        count = sum(value.numel() for name, value in state.items() if not name.endswith(buffers))
+        assert (len(state), count) == (tensors, parameters)
+        states.append(state)
+    assert [interop.from_published(state).encoder.num_patches for state in states] == [64, 128, 128]
+    assert tuple(states[1]["convs1_cls.weight"].shape) == (512, 3392, 1)
+    assert tuple(states[1]["label_conv_cls.0.weight"].shape) == (64, 16, 1)
+
+
+@pytest.mark.parametrize("name", ["classifier of PCP-MAE", "parts of PCP-MAE"])
+def test_every_tensor_of_a_task_is_accounted_for(name: str) -> None:
+    positions, config, kind = TUNED[name]
+    state = interop.to_published(tuned(positions, config).state_dict(), kind)
+    lost = "cls_pos" if kind == "classifier" else "propagation_0.mlp_bns.1.bias"
+    del state[lost]
+    state["blocks.blocks.0.surprise"] = torch.rand(3)
+    with pytest.raises(ValueError) as error:
+        task_of(interop.from_published(state, heads=3, num_patches=16))
+    assert f"missing (1): {lost}; left over (1): blocks.blocks.0.surprise" in str(error.value)
+    broken = {
+        name: value for name, value in state.items() if name not in ("cls_head_finetune.4.weight", "convs2.weight")
+    }
+    with pytest.raises(ValueError, match=r"not complete: it has no matrix (cls_head_finetune.4|convs2).weight"):
+        task_of(interop.from_published(broken, heads=3, num_patches=16))
+
+
+def test_what_is_no_task() -> None:
+    with pytest.raises(ValueError, match="no classifier and no segmenter"):
+        task_of(interop.from_published(interop.to_published(objective("point-mae").state_dict()), heads=3))
+    features = tuned("mlp", SegmenterConfig(features=3, widths=(9, 8, 7, 6)))
+    assert interop.to_published(features.state_dict())["propagation_0_cls.mlp_convs.0.weight"].shape == (9, 102, 1)
 
 
 # Files
@@ -280,6 +371,50 @@ def test_convert_there_and_back(kind: str, tmp_path: Path, capsys: pytest.Captur
     assert header and json.dumps(header["encoder"]) == json.dumps(asdict(replace(ours.encoder.config, drop_path=0.1)))
 
 
+@pytest.mark.parametrize("name", TUNED)
+def test_convert_tasks_there_and_back(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    positions, config, kind = TUNED[name]
+    ours = tuned(positions, config)
+    entry, prefix = interop.FORMATS[kind].entry
+    state = interop.to_published(ours.state_dict(), kind)
+    theirs = save({entry: {prefix + name: value for name, value in state.items()}}, tmp_path / "theirs.pth")
+    flags = ["--heads", "3", "--num-patches", "16", "--patch-size", "8"]
+    if isinstance(config, ClassifierConfig) and positions == "mlp":
+        flags += ["--pooling", config.pooling]
+    file = tmp_path / "task.safetensors"
+    assert cli.main(["convert", str(theirs), "--to", str(file), *flags]) == 0
+    assert f"published {interop.FORMATS[kind].title}" in capsys.readouterr().out
+    task = open_task(file)
+    assert same(task, ours) and task.encoder.config == replace(ours.encoder.config, drop_path=0.1)
+    loaded = pointmadi.load(file)
+    assert same(loaded, ours.encoder) and "left out: " in loaded.origin
+    points, label = torch.rand(2, 30, 3), torch.tensor([0, 2])
+    given = (label,) if isinstance(config, SegmenterConfig) and config.categories else ()
+    assert torch.equal(task.predict(points, *given), ours.predict(points, *given))
+
+    names = ["--names", "point-mae"] if kind.endswith("-mae") else []
+    assert cli.main(["convert", str(file), "--to", str(tmp_path / "back.pth"), *names]) == 0
+    back = torch.load(tmp_path / "back.pth", weights_only=True)[entry]
+    if kind != "scene-segmenter-mae":  # written under the newer names
+        assert back.keys() == {prefix + name for name in state}
+        assert all(torch.equal(back[prefix + name], state[name]) for name in state)
+
+
+def test_open_task_says_what_is_wrong(tmp_path: Path) -> None:
+    ours = tuned("mlp", ClassifierConfig("cls+max", widths=(7, 6)))
+    about = describe(ours)
+    faults = {
+        "holds no classifier": {**about, "task": "surprise"},
+        "cannot be read: .*'num_classes'": {key: value for key, value in about.items() if key != "num_classes"},
+        "cannot be read: .*'depth'": {**about, "config": {"depth": 3}},
+        r"of another shape \(2\): head.8.weight": {**about, "num_classes": 5},
+    }
+    for said, header in faults.items():
+        path = checkpoint.write_encoder(ours, tmp_path / "task.safetensors", header)
+        with pytest.raises(ValueError, match=said):
+            open_task(path)
+
+
 def test_convert_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def refused(file: Path, to: str, said: str) -> None:
         assert cli.main(["convert", str(file), "--to", str(tmp_path / to), "--heads", "3"]) == 2
@@ -295,5 +430,6 @@ def test_convert_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
     refused(theirs, "x.onnx", "no kind to convert to")
     refused(theirs, "run", "already holds a run")
     refused(part, "x", "no whole pre-training")
+    refused(part, "x.safetensors", "give pooling")
     refused(part.parent, "x.pth", "holds no checkpoint and no encoder.safetensors")
     assert not (tmp_path / "x").exists() and not (tmp_path / "x.pth").exists()

@@ -98,6 +98,7 @@ def test_a_run_leaves_everything_behind(home, capsys, name):
     objective, config = open_run(run)
     assert not objective.training
     assert type(config.objective) is type(OBJECTIVES[name])
+    assert config.encoder == objective.encoder.config
     assert metadata["encoder"]["positions"] == objective.encoder.config.positions
     assert config.encoder.dim == 24
     encoder = PointEncoder(objective.encoder.config)

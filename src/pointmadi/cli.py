@@ -4,12 +4,14 @@ import difflib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
-# Each is a module of `pointmadi.commands` with a dataclass `Config` and a function `run(config)`; TAKES_RECIPE = False
-# says that it takes no recipe. A module is imported when its command is called, because it brings torch.
+# Each is a module of `pointmadi.commands` with a dataclass `Config` and a function `run(config)`, or with `COMMANDS`, a
+# dictionary of such pairs. TAKES_RECIPE = False in a config says that no recipe goes before its arguments. A module is
+# imported when its command is called, because it brings torch.
 COMMANDS = {
     "pretrain": "pre-train an encoder on your shapes, or on built-in ones",
     "probe": "measure what an encoder is worth: linear SVM, logistic regression, k-NN",
@@ -17,6 +19,7 @@ COMMANDS = {
     "fewshot": "learn a few classes from a few shapes of each, over folds",
     "bench": "run a list of fine-tunings, few-shot episodes and probes side by side, into one table",
     "rebuild": "rebuild a cloud by reverse diffusion",
+    "data": "list, check, look at and pack data",
     "convert": "turn checkpoints of Point-MaDi, Point-MAE and PCP-MAE into ours, and back",
 }
 USAGE = f"""\
@@ -53,18 +56,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def find(name: str, args: Sequence[str]) -> tuple[str, type[Any], Callable[[Any], None], Sequence[str]]:
+    """Find a command, or the sub-command that the arguments begin with: its name, config, function and arguments.
+
+    Raises:
+        ValueError: there is no such command.
+    """
+    command = import_module(f"pointmadi.commands.{_known(name, 'command', COMMANDS)}")
+    if not hasattr(command, "COMMANDS"):
+        return name, command.Config, command.run, args
+    first, *rest = args or [""]
+    config, run = command.COMMANDS[_known(first, f"command of pointmadi {name}", command.COMMANDS)]
+    return f"{name} {first}", config, run, rest
+
+
+def _usage(name: str) -> str:
+    """Say which sub-commands a command has; nothing where it has none."""
+    commands = getattr(import_module(f"pointmadi.commands.{name}"), "COMMANDS", {})
+    lines = [f"  {sub:<10} {config.__doc__.splitlines()[0]}" for sub, (config, _) in commands.items()]
+    return "\n".join([f"usage: pointmadi {name} COMMAND [OPTIONS]", "", *lines]) if lines else ""
+
+
+def _known(name: str, what: str, names: Iterable[str]) -> str:
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(names)}"
+        raise ValueError(f"unknown {what} '{name}'; {hint}")
+    return name
+
+
 def _run(name: str, args: Sequence[str]) -> None:
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(COMMANDS)}"
-        raise ValueError(f"unknown command '{name}'; {hint}")
     from pointmadi import config
     from pointmadi.commands._runtime import keep_memory
 
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"warning: {message}\n"
+    if list(args) in ([], ["-h"], ["--help"]) and (usage := _usage(_known(name, "command", COMMANDS))):
+        print(usage)
+        return
+    called, Config, run, args = find(name, args)
     keep_memory()
-    command = import_module(f"pointmadi.commands.{name}")
-    takes_recipe = getattr(command, "TAKES_RECIPE", True)
+    takes_recipe = getattr(Config, "TAKES_RECIPE", True)
     recipe = args[0] if takes_recipe and args and args[0].endswith((".yaml", ".yml")) else None
     rest = args[1:] if recipe else args
-    command.run(config.parse(command.Config, rest, recipe, prog=f"pointmadi {name}" + " [RECIPE.yaml]" * takes_recipe))
+    run(config.parse(Config, rest, recipe, prog=f"pointmadi {called}" + " [RECIPE.yaml]" * takes_recipe))

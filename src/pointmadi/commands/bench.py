@@ -18,7 +18,7 @@ from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 from rich.console import Console
 
@@ -27,7 +27,6 @@ from pointmadi.commands import _results
 from pointmadi.commands._peers import Published, published_on, show_peers
 from pointmadi.commands._results import Result, as_csv, markdown, recipe_cells, show, write, write_text
 
-TAKES_RECIPE = False  # its file is a suite
 RESULT_OF = {"finetune": _results.RESULTS, "fewshot": _results.RESULTS, "probe": "probe.json"}
 JOB, LOG = "job.yaml", "log.txt"  # in the folder of a job: everything it is done with, what it said
 
@@ -48,6 +47,8 @@ class Config:
         peers: print the numbers that others published: without a suite, or beside any; those of the sets of the suite
             are printed anyway.
     """
+
+    TAKES_RECIPE: ClassVar[bool] = False  # its file is a suite
 
     suite: str = field(default="", metadata={"positional": True})
     to: str = ""

@@ -14,6 +14,7 @@ from pointmadi.commands.convert import describe
 from pointmadi.commands.probe import NONE, open_split
 from pointmadi.data.augment import AugmentConfig
 from pointmadi.data.clouds import Clouds
+from pointmadi.data.formats import Reading, Up
 from pointmadi.models.encoder import PRESETS, EncoderConfig
 from pointmadi.tasks.classification import ClassifierConfig
 from pointmadi.tasks.evaluation import Exam, Scores
@@ -46,6 +47,9 @@ class Config:
         num_points: points of a shape.
         stored_points: points of a support shape that those are drawn from at every step, the farthest from each other
             where it has more; 0 keeps all of them.
+        up: the axis that points up in files; shapes are turned so that it is y.
+        scale: what coordinates in files are multiplied by.
+        skip_bad: leave unreadable files out, with a list of them, instead of stopping.
         drop_path: rate of stochastic depth.
         batch_size: shapes of a step; the support set is one batch if it is smaller.
         encoder: what `none` stands for: nano, tiny, small, base, or one of them with changes.
@@ -67,6 +71,9 @@ class Config:
     resume: bool = False
     num_points: int = 1024
     stored_points: int = 0
+    up: Up = "y"
+    scale: float = 1.0
+    skip_bad: bool = False
     drop_path: float = 0.1
     batch_size: int = 32
     encoder: EncoderConfig = field(default=PRESETS["nano"], metadata={"choices": PRESETS})
@@ -87,7 +94,7 @@ def run(config: Config) -> None:
     tuning.check(folder, config, free=("ways", "shots"))
     tuning.open_encoder(config.checkpoint, config.encoder)
     stored = max(config.stored_points, config.num_points)
-    train, test, about = open_split(config.data, stored)
+    train, test, about = open_split(config.data, Reading(stored, up=config.up, scale=config.scale), config.skip_bad)
     if config.stored_points:
         train = tuning.thin(train, stored)
     drawn = {(k, n): _folds(config, train, test, k, n) for k in config.ways for n in config.shots}

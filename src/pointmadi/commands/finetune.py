@@ -14,6 +14,7 @@ from pointmadi.commands.convert import describe
 from pointmadi.commands.probe import NONE, SEED, open_split
 from pointmadi.data.augment import AugmentConfig
 from pointmadi.data.clouds import Clouds
+from pointmadi.data.formats import Reading, Up
 from pointmadi.models.encoder import PRESETS, EncoderConfig
 from pointmadi.tasks.classification import Classifier, ClassifierConfig
 from pointmadi.tasks.evaluation import Exam, Scores
@@ -54,6 +55,8 @@ class Config:
         segmenter: head of a segmentation.
         voting: answer by several views of each test shape (classification).
         features: channels beside xyz that the encoder needs, such as normals, rgb, intensity.
+        up: the axis that points up in files; shapes are turned so that it is y.
+        scale: what coordinates in files are multiplied by.
         skip_bad: leave unreadable files out, with a list of them, instead of stopping.
         augment: random changes of the training shapes.
         train: length, optimiser, precision, device, checkpoints; its seed is that of each run.
@@ -78,6 +81,8 @@ class Config:
     segmenter: SegmenterConfig = SegmenterConfig()
     voting: Voting = Voting()
     features: tuple[str, ...] = ()
+    up: Up = "y"
+    scale: float = 1.0
     skip_bad: bool = False
     augment: AugmentConfig = AugmentConfig(rotate="none")
     train: TrainerConfig = SHORT
@@ -96,7 +101,9 @@ def run(config: Config) -> None:
     for path in dict.fromkeys(config.checkpoint.replace(SEED, str(seed)) for seed in config.seeds):
         tuning.open_encoder(path, config.encoder)  # what is missing is missed now, not hours later
     stored = max(config.stored_points, config.num_points)
-    train, test, about = open_split(config.data, stored, config.features, config.skip_bad)
+    train, test, about = open_split(
+        config.data, Reading(stored, config.features, config.up, config.scale), config.skip_bad
+    )
     if config.select == "test":
         console.print("selecting the epoch on the test set: the result is no estimate of anything unseen")
     if config.stored_points:

@@ -9,13 +9,14 @@ import torch
 
 from pointmadi import config as configs
 from pointmadi.commands import probe as probing
+from pointmadi.commands._runtime import progress_bar
 from pointmadi.data.augment import AugmentConfig
 from pointmadi.data.clouds import Clouds
-from pointmadi.data.folder import progress_bar
-from pointmadi.data.formats import channels
-from pointmadi.data.sources import Endless, Split, batches_from, open_source
+from pointmadi.data.formats import Reading, Up, channels
+from pointmadi.data.shards import Shards
+from pointmadi.data.sources import Endless, Split, batches_from, is_folder, open_source
 from pointmadi.models.encoder import PRESETS, EncoderConfig, PointEncoder
-from pointmadi.objectives import OBJECTIVES, Objective, ObjectiveConfig, build
+from pointmadi.objectives import OBJECTIVES, Objective, ObjectiveConfig, build, suited
 from pointmadi.tasks.comparison import Labelled, Row, Settings, fixed, floors
 from pointmadi.training import checkpoint, distributed
 from pointmadi.training.logging import describe_run
@@ -33,8 +34,8 @@ class Config:
     """Pre-train an encoder on shapes, and say what it is worth.
 
     Attributes:
-        data: shapes to train on: `procedural` (endless), `procedural:20000`, `objects`, a packed .npz, a mesh or cloud,
-            or a folder of them; several may be given.
+        data: shapes to train on: `procedural` (endless), `procedural:20000`, `objects`, a packed .npz or folder, a mesh
+            or cloud, a folder of them, or a published set (`pointmadi data list`); several may be given.
         split: which part of a packed set is used: its training part by default.
         run: folder of the run; by default runs/OBJECTIVE-ENCODER.
         resume: go on from the newest checkpoint of the run.
@@ -45,6 +46,8 @@ class Config:
         batch_size: shapes of a step, of all processes together.
         epoch_size: shapes that count as an epoch of the endless procedural corpus.
         features: further channels to read beside xyz, such as normals, rgb, intensity.
+        up: the axis that points up in the files; shapes are turned so that it is y.
+        scale: what coordinates in the files are multiplied by, such as 0.001 for millimetres.
         skip_bad: leave unreadable files out, with a list of them, instead of stopping.
         augment: random changes of the shapes.
         train: length, optimiser, precision, device, checkpoints, seed.
@@ -63,6 +66,8 @@ class Config:
     batch_size: int = 64
     epoch_size: int = 52_470
     features: tuple[str, ...] = ()
+    up: Up = "y"
+    scale: float = 1.0
     skip_bad: bool = False
     augment: AugmentConfig = AugmentConfig()
     train: TrainerConfig = SHORT_TRAINING
@@ -75,6 +80,7 @@ def run(config: Config) -> None:
     from rich.console import Console
 
     console = Console()
+    config = replace(config, encoder=suited(config.encoder, config.objective))
     process = distributed.join(config.train.device)
     name = next((name for name, kind in OBJECTIVES.items() if type(kind) is type(config.objective)), "objective")
     folder = Path(config.run or f"runs/{name}-{config.encoder.dim}x{config.encoder.depth}")
@@ -112,12 +118,12 @@ def run(config: Config) -> None:
         complete = replace(config, run=str(folder), resume=False)  # `pretrain FOLDER/config.yaml --resume` goes on
         (folder / "config.yaml").write_text(configs.dump(complete), encoding="utf-8")
         prints = {
-            spec: source.fingerprint() if isinstance(source, Clouds) else repr(source)
+            spec: repr(source) if isinstance(source, Endless) else source.fingerprint()
             for spec, source in zip(config.data, sources, strict=True)
         }
         describe_run(folder, seed=seed, device=process.device, data=prints)
         parameters = sum(weight.numel() for weight in objective.encoder.parameters())
-        shapes = sum(len(source) for source in sources if isinstance(source, Clouds)) or "endless"
+        shapes = sum(len(source) for source in sources if not isinstance(source, Endless)) or "endless"
         console.print(
             f"{name}: encoder of {parameters / 1e6:.2f} M parameters, {shapes} shapes of {config.num_points} points, "
             f"{trainer.steps} steps of {config.batch_size} on {process.device}",
@@ -138,11 +144,11 @@ def run(config: Config) -> None:
     distributed.wait()
 
 
-def _open(config: Config, process: distributed.Process) -> list[Clouds | Endless]:
+def _open(config: Config, process: distributed.Process) -> list[Clouds | Shards | Endless]:
     """Open all sources; the first process fills the cache, where the others find what it read or made."""
     if not process.main:
         distributed.wait()
-    folders = any(Path(spec).is_dir() for spec in config.data)
+    folders = any(is_folder(spec) for spec in config.data)
     with progress_bar("reading shapes") if folders else nullcontext() as progress:
         sources = [
             open_source(
@@ -151,6 +157,8 @@ def _open(config: Config, process: distributed.Process) -> list[Clouds | Endless
                 config.train.seed,
                 config.split,
                 features=config.features,
+                up=config.up,
+                scale=config.scale,
                 skip_bad=config.skip_bad,
                 progress=progress,
             )
@@ -198,7 +206,8 @@ def _require_same_run(config: Config, folder: Path) -> None:
 def _open_probes(config: Config) -> dict[str, Labelled]:
     """Open the sets to probe on, before any training, so that a mistake shows at once."""
     points = config.probe_points or config.num_points
-    sets = {Path(spec).stem: probing.labelled(spec, points, config.features, config.skip_bad) for spec in config.probe}
+    reading = Reading(points, config.features, config.up, config.scale)
+    sets = {Path(spec).stem: probing.labelled(spec, reading, config.skip_bad) for spec in config.probe}
     for name, shapes in sets.items():
         if shapes.train.num_points < points:
             raise ValueError(f"{name} has {shapes.train.num_points} points a shape, not {points}; lower probe_points")

@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from pointmadi.commands._runtime import progress_bar
 from pointmadi.data.clouds import Clouds, write_atomically
-from pointmadi.data.folder import progress_bar
-from pointmadi.data.sources import open_source
+from pointmadi.data.formats import Reading, Up
+from pointmadi.data.shards import Shards
+from pointmadi.data.sources import is_folder, open_source
 from pointmadi.models.encoder import PointEncoder
 from pointmadi.tasks.comparison import Labelled, Report, Row, Settings, compare, fixed, floors
 from pointmadi.tasks.probing import TEST, hash_split
@@ -29,13 +31,15 @@ class Config:
     Attributes:
         runs: run folders, encoder.safetensors or checkpoints; 'none' for the hand-made floors alone. `runs/x-{seed}`
             is one row over several training runs: runs/x-0 is probed with seed 0, runs/x-1 with seed 1 …
-        data: labelled sets: packed .npz files, folders whose sub-folders are classes, or `objects`.
+        data: labelled sets: packed ones, folders whose sub-folders are classes, published sets, or `objects`.
         seeds: each chooses points, validation shapes and untrained weights; results are means over them.
         num_points: points of each shape.
         batch_size: shapes at a time.
         trees: train extra-trees on the features of every row, not only on the strongest hand-made ones.
         floors: also probe hand-made features and untrained encoders of the same architecture.
         features: channels of the sets that the encoders need beside xyz, such as normals, rgb, intensity.
+        up: the axis that points up in files; shapes are turned so that it is y.
+        scale: what coordinates in files are multiplied by.
         skip_bad: leave unreadable files of folders out, with a list of them, instead of stopping.
         device: auto, cpu, cuda or mps.
         to: folder for probe.json and probe.md; by default the run folder, if there is one run.
@@ -49,6 +53,8 @@ class Config:
     trees: bool = False
     floors: bool = True
     features: tuple[str, ...] = ()
+    up: Up = "y"
+    scale: float = 1.0
     skip_bad: bool = False
     device: str = "auto"
     to: str = ""
@@ -64,10 +70,8 @@ def run(config: Config) -> None:
     folder = folder_of(config)
     names = [Path(spec).stem for spec in config.data]
     named = names if len(set(names)) == len(names) else list(config.data)
-    sets = {
-        name: labelled(spec, config.num_points, config.features, config.skip_bad)
-        for name, spec in zip(named, config.data, strict=True)
-    }
+    reading = Reading(config.num_points, config.features, config.up, config.scale)
+    sets = {name: labelled(spec, reading, config.skip_bad) for name, spec in zip(named, config.data, strict=True)}
     console = Console()
     report = measure(rows, sets, settings, device)
     show(report, console)
@@ -112,20 +116,27 @@ def folder_of(config: Config) -> Path | None:
     return runs[0] if runs[0].is_dir() else runs[0].parent
 
 
-def labelled(spec: str, num_points: int, features: Sequence[str] = (), skip_bad: bool = False) -> Labelled:
+def labelled(spec: str, reading: Reading, skip_bad: bool = False) -> Labelled:
     """Read a set to probe on."""
-    return Labelled(*open_split(spec, num_points, features, skip_bad))
+    return Labelled(*open_split(spec, reading, skip_bad))
 
 
-def open_split(
-    spec: str, num_points: int, features: Sequence[str] = (), skip_bad: bool = False
-) -> tuple[Clouds, Clouds, str]:
+def open_split(spec: str, reading: Reading, skip_bad: bool = False) -> tuple[Clouds, Clouds, str]:
     """Read a labelled set: its training shapes, its test shapes, and how it is split (by a hash of names if at all)."""
-    bar = progress_bar(f"reading {spec}") if Path(spec).is_dir() else nullcontext()
-    with bar as progress:
+    with progress_bar(f"reading {spec}") if is_folder(spec) else nullcontext() as progress:
         clouds = open_source(
-            spec, num_points, 0, "all", features=features, labels="folders", skip_bad=skip_bad, progress=progress
+            spec,
+            reading.num_points,
+            0,
+            "all",
+            features=reading.features,
+            labels="folders",
+            up=reading.up,
+            scale=reading.scale,
+            skip_bad=skip_bad,
+            progress=progress,
         )
+    clouds = clouds.load() if isinstance(clouds, Shards) else clouds
     if not isinstance(clouds, Clouds) or clouds.label is None or not bool((clouds.label >= 0).any()):
         raise ValueError(f"{spec} has no labels, so nothing can be learned from it; use `objects` or a labelled set")
     if bool((clouds.label < 0).any()):

@@ -1,4 +1,4 @@
-"""Batches of shapes, cut on the device from sets that live there."""
+"""Batches of shapes, cut on the device from sets that live there, or read from sets on disk."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pointmadi.data.augment import AugmentConfig, augment_batch
 from pointmadi.data.clouds import LEVELS, Clouds
+from pointmadi.data.shards import Shards
 from pointmadi.ops.random import Draws
 
 TINY = 1e-8  # radius below which a subsample counts as one place and is not enlarged
@@ -19,13 +20,14 @@ class Batches:
     is left out. Process `rank` of `world` gets rows rank·B … (rank+1)·B of the batch of all of them.
 
     Args:
-        sets: cloud sets, of the same features; they may differ in number of points.
+        sets: cloud sets, of the same features; they may differ in number of points. Of those on disk (`Shards`), each
+            process reads the rows of its batches only.
         batch_size: shapes per step in this process.
         num_points: points per shape, a random choice of the points of the set, the same for the shapes of one step.
         seed: of the order of the shapes.
         rank: this process, 0 … world−1.
         world: number of processes that share the batch.
-        device: where the sets are kept and the batches are made.
+        device: where sets are kept and batches are made.
         transform: a function of (points, draws) that returns the points to use; it does not see features or parts.
         augment: random changes of the shapes, done before `transform`; normals and parts follow their points.
         normalize: whether the chosen points are centred and divided by their largest radius again, as the release does.
@@ -33,7 +35,7 @@ class Batches:
 
     def __init__(
         self,
-        sets: Sequence[Clouds],
+        sets: Sequence[Clouds | Shards],
         batch_size: int,
         num_points: int,
         seed: int = 0,
@@ -61,7 +63,7 @@ class Batches:
                 f"{total} shapes are fewer than one batch of {batch_size * world};"
                 f" lower the batch size to {max(total // world, 1)} or add shapes"
             )
-        self.sets = tuple(clouds.to(device) for clouds in sets)
+        self.sets = tuple(clouds.to(device) if isinstance(clouds, Clouds) else clouds for clouds in sets)
         self.batch_size, self.num_points, self.seed = batch_size, num_points, seed
         self.rank, self.world, self.device = rank, world, torch.device(device)
         self.transform, self.augment, self.normalize = transform, augment, normalize
@@ -92,7 +94,7 @@ class Batches:
             place = (owner == which).nonzero().flatten()
             if len(place):
                 rows = chosen[place] - (self._ends[which] - len(clouds))
-                pieces.append(self._cut(clouds, rows.to(self.device), columns[which]))
+                pieces.append(self._cut(clouds, rows, columns[which]))
                 places.append(place)
         batch = pieces[0]
         if len(pieces) > 1:
@@ -112,17 +114,17 @@ class Batches:
             self._order = epoch, Draws(self.seed, epoch).permutation(int(self._ends[-1]))
         return self._order[1]
 
-    def _cut(self, clouds: Clouds, rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
-        def pick(values: Tensor) -> Tensor:
-            return values.index_select(0, rows)[:, columns]
+    def _cut(self, clouds: Clouds | Shards, rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
+        def pick(name: str) -> Tensor:
+            return clouds.gather(name, rows).to(self.device)[:, columns]
 
-        batch = {"points": pick(clouds.points).float() / LEVELS}
-        if clouds.features is not None:
-            batch["features"] = pick(clouds.features).float()
-        if self.labelled and clouds.label is not None:
-            batch["label"] = clouds.label.index_select(0, rows)
-        if self.parted and clouds.part is not None:
-            batch["part"] = pick(clouds.part).long()
+        batch = {"points": pick("points").float() / LEVELS}
+        if clouds.holds("features"):
+            batch["features"] = pick("features").float()
+        if self.labelled:
+            batch["label"] = clouds.gather("label", rows).to(self.device)
+        if self.parted:
+            batch["part"] = pick("part").long()
         return batch
 
 
@@ -133,6 +135,6 @@ def normalized(points: Tensor) -> Tensor:
     return points / radius.clamp_min(TINY)[:, None, None]
 
 
-def _same(sets: Sequence[Clouds], value: str, names: str) -> bool:
+def _same(sets: Sequence[Clouds | Shards], value: str, names: str) -> bool:
     """Say whether all sets have this value, and one table of names for it."""
-    return all(getattr(c, value) is not None for c in sets) and len({getattr(c, names) for c in sets}) == 1
+    return all(c.holds(value) for c in sets) and len({getattr(c, names) for c in sets}) == 1

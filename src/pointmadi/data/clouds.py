@@ -4,7 +4,6 @@ import hashlib
 import os
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from pointmadi.data.arrays import Archive
 
 LEVELS = 32767  # a coordinate of 1.0, in the int16 of storage
 CHUNK = 2048  # shapes quantised at a time, to keep the float64 copies small
@@ -98,6 +99,15 @@ class Clouds:
         """Return coordinates in the unit sphere, of the shapes at `index` (all if None): (B, N, 3) float32."""
         points = self.points if index is None else self.points.index_select(0, index.to(self.points.device))
         return points.float() / LEVELS
+
+    def holds(self, name: str) -> bool:
+        """Say whether this field is known."""
+        return getattr(self, name) is not None
+
+    def gather(self, name: str, index: Tensor) -> Tensor:
+        """Return the values of a field of the shapes at `index`, (B,) int64."""
+        values: Tensor = getattr(self, name)
+        return values.index_select(0, index.to(values.device))
 
     def select(self, index: Tensor | Sequence[int] | slice) -> "Clouds":
         """Return the shapes at `index`: whole numbers, booleans, or a slice."""
@@ -194,12 +204,12 @@ class Clouds:
         if path.is_file() and not zipfile.is_zipfile(path):
             raise ValueError(f"{path} is not a packed cloud set (.npz), or it is incomplete")
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files if key in KINDS}
+            with Archive(path) as archive:
+                arrays = {key: archive.read(key) for key in archive.members if key in KINDS}
         except FileNotFoundError:
             raise FileNotFoundError(f"no such file: {path}") from None
-        except (ValueError, OSError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
-            raise ValueError(f"{path} cannot be read as a packed cloud set: {e or type(e).__name__}") from None
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{path} cannot be read as a packed cloud set: {error}") from None
         for key in ("points", "scale", "center"):
             if key not in arrays:
                 raise ValueError(f"{path} is not a packed cloud set: it has no '{key}' (docs/datasets.md)")

@@ -1,10 +1,12 @@
 """What a folder holds before anything of it is read: a name, a file, and what is known of each shape or room."""
 
+import csv
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pointmadi.data.clouds import TRAIN
+from pointmadi.data.clouds import TRAIN, write_atomically
 from pointmadi.data.formats import Raw, read_file
 
 
@@ -48,6 +50,7 @@ class Listing:
         part_class: the class that each part belongs to.
         has_split: whether `split` is known.
         rooms: whether entries are rooms of any size, whose points have the classes (`Raw.part`, −1 unknown).
+        credits: for each entry, who made it and under which licence; none where they are not known.
         problems: what is missing or does not agree with the official counts, one line each.
     """
 
@@ -60,4 +63,14 @@ class Listing:
     part_class: tuple[int, ...] = ()
     has_split: bool = False
     rooms: bool = False
+    credits: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+
+
+def write_credits(listing: Listing, path: str | Path) -> None:
+    """Write who made each entry as a table of name and credit (.csv), to lie beside what was made of the listing."""
+    rows = io.StringIO()
+    csv.writer(rows, lineterminator="\n").writerows(
+        [("name", "credit"), *zip((entry.name for entry in listing.entries), listing.credits, strict=True)]
+    )
+    write_atomically(path, lambda file: file.write(rows.getvalue().encode()))

@@ -16,11 +16,19 @@ from pointmadi.data import synthetic
 from pointmadi.data.augment import AugmentConfig
 from pointmadi.data.batches import Batches
 from pointmadi.data.clouds import Clouds
-from pointmadi.data.folder import Labels, Progress, cache_folder, keep, scan_folder
-from pointmadi.data.formats import SUFFIXES, Reading, channels, read_cloud
+from pointmadi.data.collect import Labels, cache_folder, collect, keep, list_folder
+from pointmadi.data.formats import SUFFIXES, Reading, Up, channels, read_cloud
+from pointmadi.data.layouts import LAYOUTS, detect
+from pointmadi.data.listing import Listing
+from pointmadi.data.packing import Progress
+from pointmadi.data.shards import Shards, is_set
 from pointmadi.data.synthetic.procedural import ProceduralBatches, corpus
 
-KINDS = "procedural, procedural:COUNT, objects, objects:COUNT, a packed .npz, a mesh or cloud, or a folder of them"
+KINDS = (
+    "procedural, procedural:COUNT, objects, objects:COUNT, a packed .npz or folder, a mesh or cloud, a folder of them,"
+    " or LAYOUT:FOLDER (`pointmadi data list`)"
+)
+FOLDER = "folder"  # the layout of a folder that has none
 OBJECTS = 600  # shapes of `objects` without a count
 
 Split = Literal["train", "test", "all"]
@@ -45,20 +53,26 @@ def open_source(
     *,
     features: Sequence[str] = (),
     labels: Labels = "none",
+    up: Up = "y",
+    scale: float = 1.0,
     skip_bad: bool = False,
     progress: Progress | None = None,
     cache: bool = True,
-) -> Clouds | Endless:
+) -> Clouds | Shards | Endless:
     """Open a source of shapes.
 
     Args:
         spec: `procedural` (endless), `procedural:20000` (that many, made once), `objects` or `objects:600` (labelled
-            everyday objects), a packed .npz, a single mesh or cloud, or a folder of them.
+            everyday objects), a packed .npz or folder, a single mesh or cloud, a folder of them, or a published set:
+            `modelnet40:/path` (`LAYOUTS`). A folder that looks like a published set is read as that, with a warning;
+            `folder:/path` reads its files as they are.
         num_points: points per shape where shapes are made or read from files; a packed set keeps its own.
         seed: of synthetic shapes.
         split: which part of a set that has a split; a set without one is all training shapes.
         features: what to keep beside coordinates: normals, rgb, intensity, or channels of a packed set.
         labels: folders: the sub-folders of a folder are its classes.
+        up: the axis that points up in files; shapes are turned so that it is y.
+        scale: what coordinates in files are multiplied by.
         skip_bad: leave unreadable files of a folder out, with a warning, instead of stopping.
         progress: called with (files done, files to do) while a folder is read.
         cache: keep what was read or made in `cache_folder()`.
@@ -75,9 +89,9 @@ def open_source(
             if features or split == "test":
                 raise ValueError("procedural shapes have neither features nor a test split")
             return Endless(seed)
-        clouds = _made(kind, count or OBJECTS, num_points, seed, cache)
+        clouds: Clouds | Shards = _made(kind, count or OBJECTS, num_points, seed, cache)
     else:
-        clouds = _read(spec, num_points, features, labels, skip_bad, progress, cache)
+        clouds = _read(spec, Reading(num_points, tuple(features), up, scale), labels, skip_bad, progress, cache)
     try:
         clouds = clouds.with_features(channels(features))
         return clouds if split == "all" else clouds.train() if split == "train" else clouds.test()
@@ -86,7 +100,7 @@ def open_source(
 
 
 def batches_from(
-    sources: Sequence[Clouds | Endless],
+    sources: Sequence[Clouds | Shards | Endless],
     batch_size: int,
     num_points: int,
     seed: int = 0,
@@ -110,7 +124,7 @@ def batches_from(
         augment: random changes of the shapes.
         epoch_size: shapes that count as one epoch of the endless corpus; an epoch of stored sets is all their shapes.
     """
-    stored = [source for source in sources if isinstance(source, Clouds)]
+    stored = [source for source in sources if not isinstance(source, Endless)]
     endless = [source for source in sources if isinstance(source, Endless)]
     if not endless:
         return Batches(stored, batch_size, num_points, seed, rank, world, device, augment=augment)
@@ -147,21 +161,49 @@ def _made(kind: str, count: int, num_points: int, seed: int, cache: bool) -> Clo
     return clouds
 
 
+def list_source(spec: str, labels: Labels = "none") -> Listing:
+    """List what lies in a folder, given as FOLDER or LAYOUT:FOLDER, as `open_source` understands it.
+
+    Raises:
+        ValueError, OSError: there is no such folder, or it is not laid out as it should be.
+    """
+    name, root = _named(spec)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder '{root}'{_suggestion(root)}")
+    layout = LAYOUTS[name] if name in LAYOUTS else None if name == FOLDER else detect(root)
+    if layout is None:
+        return list_folder(root, labels)
+    listing = layout.list(root)
+    if not name:
+        told = f"{root} is read as {layout.title}; folder:{root} reads its files as they are"
+        warnings.warn(told, stacklevel=4)
+    return listing
+
+
+def is_folder(spec: str | Path) -> bool:
+    """Say whether a source is a folder of files to read, which takes a while."""
+    name, path = _named(str(spec))
+    return path.is_dir() and (bool(name) or not is_set(path))
+
+
+def _named(spec: str) -> tuple[str, Path]:
+    """Take LAYOUT:FOLDER apart; the name is empty where there is none."""
+    name, colon, rest = spec.partition(":")
+    known = colon and rest and name in (FOLDER, *LAYOUTS)
+    return (name, Path(rest).expanduser()) if known else ("", Path(spec).expanduser())
+
+
 def _read(
-    spec: str,
-    num_points: int,
-    features: Sequence[str],
-    labels: Labels,
-    skip_bad: bool,
-    progress: Progress | None,
-    cache: bool,
-) -> Clouds:
+    spec: str, reading: Reading, labels: Labels, skip_bad: bool, progress: Progress | None, cache: bool
+) -> Clouds | Shards:
     """Read a packed set, a folder, or a single shape."""
     if not spec:
         raise ValueError(f"an empty name of a source; sources are: {KINDS}")
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        scan = scan_folder(path, num_points, labels, features, skip_bad, progress, cache)
+    name, path = _named(spec)
+    if not name and is_set(path):
+        return Shards.open(path)
+    if name or path.is_dir():
+        scan = collect(list_source(spec, labels), reading, skip_bad, progress, cache)
         if scan.unreadable:
             count = len(scan.unreadable)
             warnings.warn(f"{count} files of {spec} are left out; {scan.listing} lists them", stacklevel=3)
@@ -172,7 +214,7 @@ def _read(
         return Clouds.read(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{spec}: files of this kind are not read; sources are: {KINDS} ({' '.join(SUFFIXES)})")
-    return read_cloud(path, Reading(num_points, tuple(features)))
+    return read_cloud(path, reading)
 
 
 def is_packed(path: str | Path) -> bool:

@@ -18,6 +18,7 @@ __all__ = [
     "PointMaDi",
     "PointMaDiConfig",
     "build",
+    "suited",
 ]
 
 ObjectiveConfig = PointMaDiConfig | PointMAEConfig | PCPMAEConfig
@@ -30,12 +31,17 @@ OBJECTIVES: dict[str, ObjectiveConfig] = {
 }
 
 
+def suited(encoder: EncoderConfig, config: ObjectiveConfig) -> EncoderConfig:
+    """Give an encoder the positions that an objective trains it with, as published."""
+    return replace(encoder, positions="sincos" if isinstance(config, PCPMAEConfig) else "mlp")
+
+
 def build(encoder: EncoderConfig, config: ObjectiveConfig) -> Objective:
     """Build the objective that `config` belongs to, around an encoder whose positions suit it."""
     match config:
         case PointMaDiConfig():
-            return PointMaDi(replace(encoder, positions="mlp"), config)
+            return PointMaDi(suited(encoder, config), config)
         case PointMAEConfig():
-            return PointMAE(replace(encoder, positions="mlp"), config)
+            return PointMAE(suited(encoder, config), config)
         case PCPMAEConfig():
-            return PCPMAE(replace(encoder, positions="sincos"), config)
+            return PCPMAE(suited(encoder, config), config)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pointmadi.models.encoder import PointEncoder, init_weights
 from pointmadi.nn.patches import Patches
 from pointmadi.nn.propagation import Propagation
+from pointmadi.ops.checks import computing_type
 from pointmadi.ops.random import Draws
 
 UNKNOWN = -1  # a point without a class carries no loss
@@ -94,9 +95,10 @@ class Segmenter(nn.Module):
 
     def loss(self, logits: Tensor, part: Tensor) -> Tensor:
         """Compare logits (B, N, L) with the truth (B, N): cross-entropy, weighted by class where weights were given."""
-        weight = None if self.class_weight is None else self.get_buffer("class_weight").to(logits.dtype)
-        smoothing = self.config.label_smoothing
-        return F.cross_entropy(logits.flatten(0, 1), part.flatten(), weight, None, UNKNOWN, label_smoothing=smoothing)
+        kind, smoothing = computing_type(logits), self.config.label_smoothing
+        weight = None if self.class_weight is None else self.get_buffer("class_weight").to(kind)
+        scores, truth = logits.flatten(0, 1).to(kind), part.flatten()
+        return F.cross_entropy(scores, truth, weight, ignore_index=UNKNOWN, label_smoothing=smoothing)
 
     def predict(self, points: Tensor, label: Tensor | None = None, features: Tensor | None = None) -> Tensor:
         """Score the classes of all points: (B, N, 3), (B,) -> logits (B, N, L), N ≥ num_patches.
