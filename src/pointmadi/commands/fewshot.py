@@ -51,7 +51,7 @@ class Config:
         scale: what coordinates in files are multiplied by.
         skip_bad: leave unreadable files out, with a list of them, instead of stopping.
         drop_path: rate of stochastic depth.
-        batch_size: shapes of a step; the support set is one batch if it is smaller.
+        batch_size: shapes of a step; the support set is one batch if it is smaller. New weights need 100 steps or so.
         encoder: what `none` stands for: nano, tiny, small, base, or one of them with changes.
         classifier: head and pooling.
         augment: random changes of the shapes to learn from.
@@ -75,7 +75,7 @@ class Config:
     scale: float = 1.0
     skip_bad: bool = False
     drop_path: float = 0.1
-    batch_size: int = 32
+    batch_size: int = 16
     encoder: EncoderConfig = field(default=PRESETS["nano"], metadata={"choices": PRESETS})
     classifier: ClassifierConfig = ClassifierConfig()
     augment: AugmentConfig = AugmentConfig(rotate="none")
