@@ -14,7 +14,7 @@ import torch
 
 from pointmadi import cli
 from pointmadi.commands import _peers, bench
-from pointmadi.commands._results import Result
+from pointmadi.commands._results import Result, short
 from pointmadi.data.clouds import Clouds
 
 ENCODER = "encoder: {name: nano, dim: 12, depth: 1, heads: 2, num_patches: 4, patch_size: 4, widths: [4, 8, 8]}"
@@ -169,3 +169,8 @@ def test_published_numbers_stand_beside_their_sets_only():
     assert _peers.published_on(found) == ["scanobjectnn"]
     found = [result("5-way 10-shot", "modelnet40.npz"), result("classification", "modelnet40.npz")]
     assert _peers.published_on(found) == ["fewshot", "modelnet40"]
+
+
+def test_sets_have_short_names():
+    found = {"data/shapes.npz": "shapes", "objects:240": "objects:240", "modelnet40:/data/m40": "modelnet40:m40"}
+    assert {data: short(data) for data in found} == found

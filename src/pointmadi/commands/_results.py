@@ -66,8 +66,14 @@ class Result:
     @property
     def cells(self) -> dict[str, str]:
         """What a row of a table says beside the scores."""
-        named = {"task": self.task, "data": Path(self.data).stem, "checkpoint": self.checkpoint}
+        named = {"task": self.task, "data": short(self.data), "checkpoint": self.checkpoint}
         return named | dict(self.recipe) | {"runs": str(len(self.scores))}
+
+
+def short(data: str) -> str:
+    """Name a set without its folders: data/shapes.npz -> shapes, modelnet40:/data/m40 -> modelnet40:m40."""
+    kind, colon, path = data.rpartition(":")
+    return f"{kind}{colon}{Path(path).stem}"
 
 
 def recipe_cells(

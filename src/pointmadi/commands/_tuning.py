@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pointmadi import config as configs
-from pointmadi.commands._results import write_text
+from pointmadi.commands._results import short, write_text
 from pointmadi.commands.probe import NONE, SEED
 from pointmadi.data.augment import AugmentConfig, augment_batch
 from pointmadi.data.batches import Batches
@@ -45,7 +45,7 @@ def device_of(name: str) -> torch.device:
 def folder_of(run: str, kind: str, data: str, checkpoint: str) -> Path:
     """Return where results go: `run`, or by default runs/KIND-DATA-CHECKPOINT."""
     named = "scratch" if checkpoint == NONE else Path(checkpoint.replace(SEED, "seeds")).stem
-    return Path(run or f"runs/{kind}-{Path(data.replace(':', '-')).stem}-{named}")
+    return Path(run or f"runs/{kind}-{short(data).replace(':', '-')}-{named}")
 
 
 def check(folder: Path, config: Any, free: Collection[str]) -> None:
