@@ -172,11 +172,12 @@ def _settings(listing: Listing, reading: Reading) -> str:
 
 def _stamps(entries: Sequence[Entry]) -> Iterator[str]:
     """Name entries and the state of their files: another size or time of change is another stamp."""
-    states: dict[Path, str] = {}
+    states: dict[Path | None, str] = {None: ""}
     for entry in entries:
-        if entry.path not in states:
-            states[entry.path] = _state(entry.path)
-        yield f"{states[entry.path]} {entry.row} {entry.name}"
+        for path in (entry.path, entry.labels):
+            if path and path not in states:
+                states[path] = _state(path)
+        yield f"{states[entry.path]} {states[entry.labels]} {entry.row} {entry.name}"
 
 
 def _state(path: Path) -> str:
