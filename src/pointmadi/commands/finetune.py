@@ -23,7 +23,7 @@ from pointmadi.tasks.voting import Voting
 from pointmadi.training.logging import describe_run, machine_name
 from pointmadi.training.trainer import TrainerConfig
 
-# Chosen on held-out training shapes (docs/results.md); the released head drops half of its activations and learns slowly.
+# Chosen on held-out training shapes (docs/results.md); the released head drops half of its activations and is slow.
 HEAD = ClassifierConfig(dropout=0.1, label_smoothing=0.1)
 SHORT = TrainerConfig(
     epochs=40, lr=1e-3, schedule="step", warmup=3, precision="bf16", clip_grad=10.0, checkpoint_every=10, keep=1
