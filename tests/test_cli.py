@@ -84,7 +84,7 @@ def test_recipe_arguments_and_flags(ran: list[Config], tmp_path: Path) -> None:
     ("args", "code", "message"),
     [
         ("prob", 2, "error: unknown command 'prob'; did you mean 'probe'?"),
-        ("xyzzy", 2, "error: unknown command 'xyzzy'; choose from pretrain, probe, rebuild, data, convert"),
+        ("xyzzy", 2, f"error: unknown command 'xyzzy'; choose from {', '.join(cli.COMMANDS)}"),
         ("probe none.yaml", 2, "error: there is no recipe none.yaml"),
         ("probe --cuont 3", 2, "error: unknown option '--cuont'; did you mean '--count'?"),
         ("probe --count x", 2, "error: option '--count' expects INT, got x"),

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from pointmadi import cli, config
+from pointmadi.commands import bench
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-RECIPES = sorted(ROOT.glob("recipes/**/*.yaml"))
+SUITES = sorted(ROOT.glob("recipes/suites/*.yaml"))
+RECIPES = sorted(set(ROOT.glob("recipes/**/*.yaml")) - set(SUITES))
 
 
 def lines_that_call(document: Path) -> list[str]:
@@ -34,13 +36,19 @@ def test_commands_shown_are_commands_that_exist(document: Path, monkeypatch: pyt
     for line in lines_that_call(document):
         name, *args = shlex.split(line, comments=True)
         _, command, _, rest = cli.find(name, args)
-        recipe, rest = (rest[0], rest[1:]) if rest and rest[0].endswith(".yaml") else (None, rest)
+        takes_recipe = getattr(command, "TAKES_RECIPE", True) and rest and rest[0].endswith(".yaml")
+        recipe, rest = (rest[0], rest[1:]) if takes_recipe else (None, rest)
         if recipe and recipe.startswith("runs/"):  # the config of a run that the reader has made
             recipe = None
         config.parse(command, rest, recipe)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_recipes_read(recipe: Path) -> None:
     parsed = config.parse(import_module(f"pointmadi.commands.{recipe.parent.name}").Config, recipe=recipe)
     assert config.dump(parsed)
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
+def test_suites_read(suite: Path) -> None:
+    assert bench.read_suite(suite)

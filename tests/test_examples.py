@@ -34,6 +34,7 @@ def test_pretrain_then_use_the_features(home, capsys):
     assert "clouds  (24, 192)" in out and "of the same class" in out
 
 
+@pytest.mark.slow
 def test_the_pictures_of_the_readme(home):
     matplotlib = pytest.importorskip("matplotlib.image")
     options = ["--data", "procedural:64", "--run", "run", "--train.max-steps", "1", "--probe"]

@@ -101,6 +101,13 @@ def test_exempt_names_are_a_choice():
     assert group["weight_decay"] == 0.05
 
 
+def test_some_weights_learn_faster_and_all_of_those_decay():
+    model = nn.ModuleDict({"encoder": nn.Linear(3, 3), "head": nn.Linear(3, 2)})
+    groups = param_groups(model, OptimConfig(weight_decay=0.1, faster=("head",), factor=5.0))
+    assert [(g["factor"], g["weight_decay"], len(g["params"])) for g in groups] == [(1, 0.1, 1), (1, 0, 1), (5, 0.1, 2)]
+    assert {id(p) for p in groups[2]["params"]} == {id(p) for p in model["head"].parameters()}
+
+
 def test_fused_adamw_equals_the_plain_one():
     torch.manual_seed(0)
     first, second = nn.Linear(5, 5), nn.Linear(5, 5)

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import layout_trees
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from pointmadi.data.batches import Batches
 from pointmadi.data.clouds import Clouds
 from pointmadi.data.collect import collect, list_folder
 from pointmadi.data.formats import Raw, Reading
+from pointmadi.data.layouts import LAYOUTS
 from pointmadi.data.listing import Entry, Listing
 from pointmadi.data.packing import Packed, pack
 from pointmadi.data.rooms import Rooms
@@ -132,6 +134,21 @@ def test_only_shards_with_changed_new_and_removed_sources_are_made_again(listing
     assert Shards.open(tmp_path / "set").label.unique().tolist() == [1]  # type: ignore[union-attr]
     assert pack(kept, tmp_path / "set", replace(READING, scale=2.0), shard_size=10).fresh == 40
     assert len(shard_names(tmp_path / "set")) == 4
+
+
+@pytest.mark.parametrize("layout", ["scannet", "scannet-votenet", "semantickitti"])
+def test_changed_labels_beside_a_room_are_noticed(tmp_path: Path, layout: str) -> None:
+    found = layout_trees.listing(tmp_path / "tree", layout)
+
+    def again() -> int:
+        return pack(LAYOUTS[layout].list(tmp_path / "tree"), tmp_path / "set", Reading(32)).fresh
+
+    first = again()
+    assert first == len(found.entries) and again() == 0
+    labels = found.entries[0].labels
+    assert labels is not None and labels.exists()
+    os.utime(labels, ns=(1, 1))
+    assert again() == 1
 
 
 def test_an_interrupted_run_goes_on_where_it_was(listing: Listing, tmp_path: Path) -> None:

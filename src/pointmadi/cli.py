@@ -10,10 +10,14 @@ from importlib.metadata import version
 from typing import Any
 
 # Each is a module of `pointmadi.commands` with a dataclass `Config` and a function `run(config)`, or with `COMMANDS`, a
-# dictionary of such pairs. A module is imported when its command is called, because it brings torch.
+# dictionary of such pairs. TAKES_RECIPE = False in a config says that no recipe goes before its arguments. A module is
+# imported when its command is called, because it brings torch.
 COMMANDS = {
     "pretrain": "pre-train an encoder on your shapes, or on built-in ones",
     "probe": "measure what an encoder is worth: linear SVM, logistic regression, k-NN",
+    "finetune": "fine-tune an encoder on a labelled set: classes of shapes, or parts of their points",
+    "fewshot": "learn a few classes from a few shapes of each, over folds",
+    "bench": "run a list of fine-tunings, few-shot episodes and probes side by side, into one table",
     "rebuild": "rebuild a cloud by reverse diffusion",
     "data": "list, check, look at and pack data",
     "convert": "turn checkpoints of Point-MaDi, Point-MAE and PCP-MAE into ours, and back",
@@ -91,6 +95,7 @@ def _run(name: str, args: Sequence[str]) -> None:
         return
     called, Config, run, args = find(name, args)
     keep_memory()
-    recipe = args[0] if args and args[0].endswith((".yaml", ".yml")) else None
+    takes_recipe = getattr(Config, "TAKES_RECIPE", True)
+    recipe = args[0] if takes_recipe and args and args[0].endswith((".yaml", ".yml")) else None
     rest = args[1:] if recipe else args
-    run(config.parse(Config, rest, recipe, prog=f"pointmadi {called} [RECIPE.yaml]"))
+    run(config.parse(Config, rest, recipe, prog=f"pointmadi {called}" + " [RECIPE.yaml]" * takes_recipe))

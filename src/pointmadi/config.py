@@ -45,7 +45,7 @@ def parse(cls: type[Config], args: Sequence[str] = (), recipe: str | Path | None
         ValueError: an unknown option, a value of the wrong type or a missing one, in one line.
         FileNotFoundError: there is no such recipe.
     """
-    schema = _Schema(cls, {} if recipe is None else _read(Path(recipe)), args, str(recipe))
+    schema = _Schema(cls, {} if recipe is None else read(Path(recipe)), args, str(recipe))
     values = {path: schema.recipe_value(path, value) for path, value in schema.given.items()}
     if {"-h", "--help"} & set(args):
         schema.print_help(values, prog)
@@ -349,7 +349,7 @@ _Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence(_
 _Dumper.add_multi_representer(PurePath, lambda dumper, value: dumper.represent_str(str(value)))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """Read a recipe: {"encoder.depth": 4, …}."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no recipe {path}")
@@ -361,17 +361,16 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"cannot read {where}: {getattr(error, 'problem', None) or error}") from error
     if not isinstance(content, dict | None):
         raise ValueError(f"a recipe is lines of 'option: value', but {path} holds {_written(content)}")
-    return dict(_flatten(content or {}, "", path))
+    return dict(flatten(content or {}, "", path))
 
 
-def _flatten(content: Mapping[Any, Any], group: str, recipe: Path) -> Iterator[tuple[str, Any]]:
+def flatten(content: Mapping[Any, Any], group: str, recipe: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings by path."""
     for key, value in content.items():
         if not isinstance(key, str):
             raise ValueError(f"option names are text, got {_written(key)} in {recipe}; put it in quotes if it is one")
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{group}{key}.", recipe)
-        else:
-            yield f"{group}{key}", value
+        path = f"{group}{key}"
+        yield from flatten(value, f"{path}.", recipe) if isinstance(value, dict) else [(path, value)]
 
 
 def _leaves(value: Any) -> list[Any]:

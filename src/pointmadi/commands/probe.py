@@ -18,6 +18,7 @@ from pointmadi.data.sources import is_folder, open_source
 from pointmadi.models.encoder import PointEncoder
 from pointmadi.tasks.comparison import Labelled, Report, Row, Settings, compare, fixed, floors
 from pointmadi.tasks.probing import TEST, hash_split
+from pointmadi.training.logging import machine_name
 
 NONE = "none"  # in the place of a run: the hand-made floors alone
 SEED = "{seed}"  # in the name of a run: the run of each seed
@@ -75,7 +76,9 @@ def run(config: Config) -> None:
     report = measure(rows, sets, settings, device)
     show(report, console)
     if folder is not None:
-        console.print("made " + " ".join(map(str, write(report, folder))), highlight=False, soft_wrap=True)
+        console.print(
+            "made " + " ".join(map(str, write(report, folder, machine_name(device)))), highlight=False, soft_wrap=True
+        )
 
 
 def rows_of(runs: Sequence[str], with_floors: bool = True, seeds: Sequence[int] = (0,)) -> list[Row]:
@@ -114,7 +117,12 @@ def folder_of(config: Config) -> Path | None:
 
 
 def labelled(spec: str, reading: Reading, skip_bad: bool = False) -> Labelled:
-    """Read a set to probe on; where it has no split, make one by the hash of its names."""
+    """Read a set to probe on."""
+    return Labelled(*open_split(spec, reading, skip_bad))
+
+
+def open_split(spec: str, reading: Reading, skip_bad: bool = False) -> tuple[Clouds, Clouds, str]:
+    """Read a labelled set: its training shapes, its test shapes, and how it is split (by a hash of names if at all)."""
     with progress_bar(f"reading {spec}") if is_folder(spec) else nullcontext() as progress:
         clouds = open_source(
             spec,
@@ -130,7 +138,7 @@ def labelled(spec: str, reading: Reading, skip_bad: bool = False) -> Labelled:
         )
     clouds = clouds.load() if isinstance(clouds, Shards) else clouds
     if not isinstance(clouds, Clouds) or clouds.label is None or not bool((clouds.label >= 0).any()):
-        raise ValueError(f"{spec} has no labels, so nothing can be probed on it; use `objects` or a labelled set")
+        raise ValueError(f"{spec} has no labels, so nothing can be learned from it; use `objects` or a labelled set")
     if bool((clouds.label < 0).any()):
         clouds = clouds.select(clouds.label >= 0)
     assert clouds.label is not None
@@ -138,7 +146,7 @@ def labelled(spec: str, reading: Reading, skip_bad: bool = False) -> Labelled:
     if clouds.split is None:
         clouds = replace(clouds, split=hash_split(clouds.names, clouds.label).to(torch.uint8))
         about = f"no split of its own: {100 * TEST:.0f} % of each class held out by a hash of the names"
-    return Labelled(clouds.train(), clouds.test(), f"{about}; fingerprint {clouds.fingerprint()}")
+    return clouds.train(), clouds.test(), f"{about}; fingerprint {clouds.fingerprint()}"
 
 
 def measure(
@@ -160,9 +168,9 @@ def show(report: Report, console: Console) -> None:
         console.print(table)
 
 
-def write(report: Report, folder: Path) -> list[Path]:
+def write(report: Report, folder: Path, machine: str = "") -> list[Path]:
     """Write probe.json, with one score a seed, and probe.md, the tables; return their paths."""
-    values = {"command": sys.argv, **report.plain()}
+    values = {"command": sys.argv, "machine": machine, **report.plain()}
     texts = {
         folder / "probe.json": json.dumps(values, indent=2, ensure_ascii=False) + "\n",
         folder / "probe.md": report.markdown(),

@@ -21,6 +21,7 @@ class Entry:
         label: class, −1 unknown.
         split: 0 train, 1 test.
         group: what it lies in with others: an area, a scan, a sequence.
+        labels: the file with the classes of its points, where that is another one; it need not exist.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Entry:
     label: int = -1
     split: int = TRAIN
     group: str = ""
+    labels: Path | None = None
 
 
 def read_entry(entry: Entry) -> Raw:

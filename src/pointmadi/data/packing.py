@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ import torch
 from pointmadi.data.clouds import Clouds, write_atomically
 from pointmadi.data.formats import Raw, Reading, channels, orient, resample
 from pointmadi.data.listing import Entry, Listing
-from pointmadi.data.shards import INDEX, SHARDS, VERSION, Array, is_set, map_array, read_index
+from pointmadi.data.shards import INDEX, SHARDS, VERSION, Array, Column, is_set, map_array, read_index
 from pointmadi.data.workers import cores, run_all
 
 READERS = 2  # of how files are turned into arrays: what other versions packed is packed again
@@ -174,11 +174,12 @@ def _settings(listing: Listing, reading: Reading) -> str:
 
 def _stamps(entries: Sequence[Entry]) -> Iterator[str]:
     """Name entries and the state of their files: another size or time of change is another stamp."""
-    states: dict[Path, str] = {}
+    states: dict[Path | None, str] = {None: ""}
     for entry in entries:
-        if entry.path not in states:
-            states[entry.path] = _state(entry.path)
-        yield f"{states[entry.path]} {entry.row} {entry.name}"
+        for path in (entry.path, entry.labels):
+            if path and path not in states:
+                states[path] = _state(path)
+        yield f"{states[entry.path]} {states[entry.labels]} {entry.row} {entry.name}"
 
 
 def _state(path: Path) -> str:
@@ -282,7 +283,7 @@ def _work(job: _Job, left_out: tuple[int, ...], marker: Path | None) -> tuple[in
     name = ""
     bad: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
-    columns: dict[str, _Column] = {}
+    columns: dict[str, Column] = {}
     convert = _room if job.listing.rooms else _shape
     draft = Path(tempfile.mkdtemp(dir=job.folder, prefix=".unfinished-"))
     try:
@@ -305,7 +306,7 @@ def _work(job: _Job, left_out: tuple[int, ...], marker: Path | None) -> tuple[in
             about["start"] = columns["points"].count if columns else 0
             for field, array in arrays.items():
                 if field not in columns:
-                    columns[field] = _Column(draft / f"{field}.npy", array)
+                    columns[field] = Column(draft / f"{field}.npy", array)
                 columns[field].append(array)
             rows.append({"stamp": stamp, **about})
         for column in columns.values():
@@ -391,29 +392,3 @@ def _checked(part: Array | None, called: str, low: int, high: int) -> Array:
     if wrong:
         raise ValueError(f"{wrong} of {len(part)} points are of no known {called}: {low} to {high - 1} are known")
     return part
-
-
-class _Column:
-    """A .npy file that grows: its header is written again when the length is known."""
-
-    def __init__(self, path: Path, like: Array) -> None:
-        self.count, self.like = 0, like
-        self.file: BinaryIO = path.open("wb")
-        self._write_header()
-
-    def append(self, array: Array) -> None:
-        self.file.write(np.ascontiguousarray(array).data)
-        self.count += len(array)
-
-    def close(self) -> None:
-        self.file.seek(0)
-        self._write_header()
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-
-    def _write_header(self) -> None:
-        # numpy leaves room in it for any length of the first axis.
-        shape = (self.count, *self.like.shape[1:])
-        about = {"descr": np.lib.format.dtype_to_descr(self.like.dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self.file, about)

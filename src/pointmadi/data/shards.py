@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import os
 import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -265,3 +266,31 @@ class Shards:
             part_class=self.part_class,
             feature_names=self.feature_names,
         )
+
+
+class Column:
+    """A .npy file that grows: its header is written again when the length is known."""
+
+    def __init__(self, path: Path, like: Array) -> None:
+        self.count, self.like = 0, like
+        self.file: BinaryIO = path.open("wb")
+        self._write_header()
+
+    def append(self, array: Array) -> None:
+        """Add rows at the end."""
+        self.file.write(np.ascontiguousarray(array).data)
+        self.count += len(array)
+
+    def close(self) -> None:
+        """State the length, and return when all of it is on the disk."""
+        self.file.seek(0)
+        self._write_header()
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+
+    def _write_header(self) -> None:
+        # numpy leaves room in it for any length of the first axis.
+        shape = (self.count, *self.like.shape[1:])
+        about = {"descr": np.lib.format.dtype_to_descr(self.like.dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.file, about)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pointmadi.ops.normalization import to_unit_sphere
 from pointmadi.ops.random import Draws
 from pointmadi.tasks.metrics import confusion, mean_class_accuracy, overall_accuracy
 
@@ -100,7 +101,7 @@ def features_of(
     pooled = []
     with _evaluated(encoder, device):
         for index in torch.arange(len(clouds)).split(batch_size):
-            inputs = [_normalized(_pick(clouds.xyz(index), columns).to(device))]
+            inputs = [to_unit_sphere(_pick(clouds.xyz(index), columns).to(device))]
             if channels and clouds.features is not None:
                 rows = index.to(clouds.features.device)
                 inputs.append(_pick(clouds.features[rows], columns).float().to(device))
@@ -229,8 +230,3 @@ def _standardized(train: Tensor, test: Tensor) -> tuple[np.ndarray, np.ndarray]:
     center, scale = train.mean(0), train.std(0, correction=0)
     scale = torch.where(scale > 1e-6 * (1 + center.abs()), scale, torch.inf)
     return ((train - center) / scale).numpy(), ((test - center) / scale).numpy()
-
-
-def _normalized(points: Tensor) -> Tensor:
-    points = points - points.mean(1, keepdim=True)
-    return points / points.norm(dim=2).amax(1).clamp_min(1e-8)[:, None, None]

@@ -10,6 +10,23 @@ from torch import Tensor
 from pointmadi.ops.random import Draws
 
 
+@dataclass(frozen=True)
+class Voting:
+    """Answer by several views of each test shape.
+
+    Attributes:
+        votes: views whose logits are averaged, each of other points and changed as in training; 0 for one plain view.
+        repeats: how often the vote is repeated under another seed; the papers repeat it 299 times and report the best.
+    """
+
+    votes: int = 0
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if self.votes < 0 or self.repeats < 1:
+            raise ValueError(f"votes must be at least 0 and repeats at least 1, got {self.votes} and {self.repeats}")
+
+
 @torch.no_grad()
 def vote(
     predict: Callable[[Tensor], Tensor], view: Callable[[Tensor, Draws], Tensor], points: Tensor, votes: int, *key: int

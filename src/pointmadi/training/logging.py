@@ -155,8 +155,8 @@ def describe_run(
         "data": dict(data or {}),
         "versions": {"python": platform.python_version(), **_versions("pointmadi", "torch", "numpy", "safetensors")},
         "git": _git_revision(Path(__file__).parent),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "machine": f"{platform.system()} {platform.machine()}",
+        "device": device.type,
+        "machine": machine_name(device),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
@@ -168,6 +168,16 @@ def describe_run(
         row = {**first, "resumed": [*first.get("resumed", []), row]}
     _replace(path, json.dumps(row, indent=2) + "\n")
     return row
+
+
+def machine_name(device: str | torch.device) -> str:
+    """Name the chip that computes, such as "NVIDIA H200" or "AMD EPYC 9R14, 2 cores"."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -26,6 +26,9 @@ class OptimConfig:
         min_lr: learning rate at the end of the cosine.
         cosine_epochs: length of the cosine in epochs, warm-up included; 0 means all epochs of the run.
         exempt: weights that do not decay whatever their shape: a part of their name ends in one of these.
+        faster: weights that learn `factor` times as fast: their name begins with one of these. All of them decay,
+            biases and norms too, as in the published fine-tuning (docs/faithfulness.md, 21).
+        factor: how much faster those learn.
     """
 
     lr: float = 5e-4
@@ -37,6 +40,8 @@ class OptimConfig:
     min_lr: float = 1e-6
     cosine_epochs: int = 0
     exempt: tuple[str, ...] = ("token",)
+    faster: tuple[str, ...] = ()
+    factor: float = 10.0
 
 
 def decays(name: str, weight: torch.Tensor, exempt: tuple[str, ...] = ("token",)) -> bool:
@@ -51,13 +56,19 @@ def decays(name: str, weight: torch.Tensor, exempt: tuple[str, ...] = ("token",)
 
 
 def param_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Split the trainable weights of `model` into a decaying group and one that does not; empty groups are left out."""
-    chosen: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    """Split the trainable weights of `model` by their decay and the factor of their learning rate.
+
+    Returns:
+        One group for each pair that occurs: {"params", "weight_decay", "factor"}.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            chosen[decays(name, weight, config.exempt)].append(weight)
-    decay = {True: config.weight_decay, False: 0.0}
-    return [{"params": weights, "weight_decay": decay[key]} for key, weights in chosen.items() if weights]
+            fast = name.startswith(config.faster)
+            decay = config.weight_decay if fast or decays(name, weight, config.exempt) else 0.0
+            groups.setdefault((decay, config.factor if fast else 1.0), []).append(weight)
+    ordered = sorted(groups.items(), key=lambda group: (group[0][1], -group[0][0]))
+    return [{"params": own, "weight_decay": decay, "factor": factor} for (decay, factor), own in ordered]
 
 
 def adamw(model: nn.Module, config: OptimConfig) -> AdamW:

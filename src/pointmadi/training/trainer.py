@@ -7,7 +7,7 @@ weights, optimiser and the number of steps done, and a resumed run equals the un
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -68,7 +68,7 @@ class TrainerConfig(OptimConfig):
         for name in ("epochs", "accumulate", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("max_steps", "clip_grad", "keep", "weight_decay", "cosine_epochs"):
+        for name in ("max_steps", "clip_grad", "keep", "weight_decay", "cosine_epochs", "factor"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 < self.lr < float("inf"):
@@ -150,7 +150,7 @@ class Trainer:
         """Make one optimiser step; return its losses, still on the device, and the number of samples."""
         config, rank, world = self.config, self.process.rank, self.process.world
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(self.step)
+            group["lr"] = self._rate(self.step, group["factor"])
         self.optimizer.zero_grad()
         parts: list[dict[str, Tensor]] = []
         for micro in range(config.accumulate):
@@ -171,8 +171,9 @@ class Trainer:
         samples = len(next(iter(batch.values()))) * config.accumulate * world
         return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}, samples
 
-    def _rate(self, step: int) -> float:
-        return learning_rate(self.config, self.config.epochs, step, self.epoch_steps)
+    def _rate(self, step: int, factor: float = 1.0) -> float:
+        config = replace(self.config, lr=self.config.lr * factor)  # both ends of the schedule stay where they are
+        return learning_rate(config, config.epochs, step, self.epoch_steps)
 
     def _row(self, kind: str, numbers: dict[str, float]) -> Row:
         """Describe the last steps: epochs and steps done, the rate they were trained at, and `numbers`."""

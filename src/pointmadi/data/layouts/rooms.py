@@ -113,6 +113,7 @@ OF_NYU40 = np.array([list(NYU40).index(label) if label in NYU40 else -1 for labe
 SCAN = r"scene\d{4}_\d{2}"
 LISTS = {"scannetv2_train.txt": TRAIN, "scannetv2_val.txt": TEST}
 MESH, LABELS = "_vh_clean_2.ply", "_vh_clean_2.labels.ply"
+VERTICES, CLASSES = "_vert.npy", "_sem_label.npy"  # of VoteNet's export
 EXPORT = "scannet_train_detection_data"
 
 
@@ -127,7 +128,8 @@ def _scannet(folder: Path) -> Listing:
     files = {name: folder / name / f"{name}{MESH}" for name in alike(folder, SCAN)}
     wanted = [folder / name / f"{name}{end}" for name in files for end in (MESH, LABELS)]
     lacking = missing(path.name for path in wanted if not path.exists())
-    return _scans(folder, {name: path for name, path in files.items() if path.exists()}, read_scannet, lacking)
+    there = {name: path for name, path in files.items() if path.exists()}
+    return _scans(folder, there, LABELS, read_scannet, lacking)
 
 
 def _find_export(root: Path) -> Path | None:
@@ -138,11 +140,13 @@ def _export(folder: Path) -> Listing:
     present = set(names(folder, ".npy"))
     scans = [name.removesuffix("_vert.npy") for name in alike(folder, rf"{SCAN}_vert\.npy")]
     lacking = missing(f"{name}_sem_label.npy" for name in scans if f"{name}_sem_label.npy" not in present)
-    return _scans(folder, {name: folder / f"{name}_vert.npy" for name in scans}, read_export, lacking)
+    return _scans(folder, {name: folder / f"{name}{VERTICES}" for name in scans}, CLASSES, read_export, lacking)
 
 
-def _scans(folder: Path, files: dict[str, Path], read: Callable[[Entry], Raw], lacking: tuple[str, ...]) -> Listing:
-    """Split scans by the official lists, where they lie beside them."""
+def _scans(
+    folder: Path, files: dict[str, Path], end: str, read: Callable[[Entry], Raw], lacking: tuple[str, ...]
+) -> Listing:
+    """Split scans by the official lists, where they lie beside them; `end` is that of the files of their labels."""
     around = (folder, folder.parent, folder / "meta_data", folder.parent / "meta_data")
     beside = next((place for place in around if any((place / title).exists() for title in LISTS)), folder)
     lists, unlisted = read_lists(beside, tuple(LISTS.items()))
@@ -154,11 +158,18 @@ def _scans(folder: Path, files: dict[str, Path], read: Callable[[Entry], Raw], l
             problems += (f"{len(extra)} scans are in no list and are left out (first: {extra[0]})",)
     else:
         split, problems = dict.fromkeys(files, TRAIN), ()
-    entries = tuple(Entry(name, files[name], split=split[name], group=name[:9]) for name in sorted(split))
+    entries = tuple(
+        Entry(name, files[name], split=split[name], group=name[:9], labels=files[name].with_name(f"{name}{end}"))
+        for name in sorted(split)
+    )
     problems = lacking + unlisted + problems
     return Listing(
         folder, entries, read, classes=SCANNET_CLASSES, has_split=bool(lists), rooms=True, problems=problems
     )  # fmt: skip
+
+
+def _labels(entry: Entry) -> Path | None:
+    return entry.labels if entry.labels and entry.labels.exists() else None
 
 
 def read_scannet(entry: Entry) -> Raw:
@@ -166,9 +177,9 @@ def read_scannet(entry: Entry) -> Raw:
     raw = replace(read_file(entry.path), faces=None)
     with reading(entry.path):
         check(raw)  # the vertices that no face uses, too
-    labels = entry.path.with_name(entry.path.name.replace(MESH, LABELS))
-    with reading(labels):
-        nyu40 = _label(read_file(labels)) if labels.exists() else np.zeros(len(raw.points))
+    labels = _labels(entry)
+    with reading(labels or entry.path):
+        nyu40 = _label(read_file(labels)) if labels else np.zeros(len(raw.points))
         return labelled(raw, lookup(nyu40, OF_NYU40))
 
 
@@ -180,11 +191,11 @@ def _label(raw: Raw) -> Array:
 
 def read_export(entry: Entry) -> Raw:
     """Read `_vert.npy` (x y z r g b) and `_sem_label.npy`; −1 where there is none."""
-    labels = entry.path.with_name(entry.path.name.replace("_vert.npy", "_sem_label.npy"))
+    labels = _labels(entry)
     with reading(entry.path):
         raw = cloud(array(entry.path, 6), RGB)
-    with reading(labels):
-        nyu40 = array(labels, 0) if labels.exists() else np.zeros(len(raw.points))
+    with reading(labels or entry.path):
+        nyu40 = array(labels, 0) if labels else np.zeros(len(raw.points))
         return labelled(raw, lookup(nyu40, OF_NYU40))
 
 
@@ -219,8 +230,16 @@ def _kitti(folder: Path) -> Listing:
         if bare:
             problems.append(f"{len(bare)} scans of sequence {sequence} have no labels (first: {bare[0]})")
         entries += [
-            Entry(f"{sequence}/{scan.removesuffix('.bin')}", place / "velodyne" / scan, split=split, group=sequence)
-            for scan in scans
+            Entry(
+                f"{sequence}/{scan}",
+                place / "velodyne" / f"{scan}.bin",
+                -1,
+                -1,
+                split,
+                sequence,
+                labels=place / f"labels/{scan}.label",
+            )
+            for scan in (scan.removesuffix(".bin") for scan in scans)
         ]
     return Listing(
         folder, tuple(entries), read_kitti, classes=tuple(KITTI_CLASSES), has_split=True, rooms=True,
@@ -230,11 +249,11 @@ def _kitti(folder: Path) -> Listing:
 
 def read_kitti(entry: Entry) -> Raw:
     """Read float32 `x y z remission` and the lower 16 bits of the labels; −1 where there are none."""
-    labels = entry.path.parent.with_name("labels") / entry.path.with_suffix(".label").name
+    labels = _labels(entry)
     with reading(entry.path):
         raw = cloud(np.frombuffer(entry.path.read_bytes(), "<f4").reshape(-1, 4), INTENSITY)
-    with reading(labels):
-        ids = np.frombuffer(labels.read_bytes(), "<u4") & 0xFFFF if labels.exists() else np.zeros(len(raw.points))
+    with reading(labels or entry.path):
+        ids = np.frombuffer(labels.read_bytes(), "<u4") & 0xFFFF if labels else np.zeros(len(raw.points))
         return labelled(raw, lookup(ids, OF_KITTI))
 
 
