@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -335,3 +337,28 @@ def test_a_cluster_loses_a_worker_and_nothing_else(tmp_path: Path) -> None:
     assert len(rows) == len(set(rows)) == 120 and len(shard_names(tmp_path / "set")) == 20
     alone = pack(listing, tmp_path / "alone", Reading(512))
     assert Shards.open(alone.folder).fingerprint() == Shards.open(tmp_path / "set").fingerprint()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is inherited")
+def test_workers_end_with_a_parent_that_is_killed_and_free_its_lock(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import fcntl, os, signal, sys\n"
+        "from pointmadi.data.workers import _pool\n"
+        "lock = open(sys.argv[1], 'w')\n"
+        "fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "pool = _pool(2)\n"
+        "assert list(pool.map(abs, [-1, -2])) == [1, 2]\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    lock = tmp_path / "lock"
+    assert subprocess.run([sys.executable, str(script), str(lock)], timeout=60).returncode == -signal.SIGKILL
+    with lock.open("w") as file:
+        for _ in range(100):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(0.1)
+    pytest.fail("a worker still holds the lock of its dead parent")
