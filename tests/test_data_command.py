@@ -119,13 +119,21 @@ def test_rooms_are_packed_and_described(here: Path, capsys: pytest.CaptureFixtur
 
 
 def test_check_tells_what_is_wrong(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no problems found" in call("check shapes", capsys)
+    assert "nothing is missing or damaged" in call("check shapes", capsys)
     (here / "shapes" / "bad.ply").write_text("x")
     assert call("check shapes", capsys, 2) == "error: shapes: 1 problem found\n"
     cli.main(["data", "check", "shapes"])
     assert "problem: bad.ply: damaged" in capsys.readouterr().out
     call("pack shapes --to set --num-points 32 --skip-bad", capsys)
-    assert "no problems found" in call("check set", capsys)
+    assert "nothing is missing or damaged" in call("check set", capsys)
+
+
+def test_degenerate_shapes_are_listed_by_every_check(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = np.linspace(0, 1, 2000)[:, None] * np.ones(3)
+    np.save("shapes/line.npy", line)
+    said = call("check shapes", capsys)
+    assert "line.npy: all points lie on a line" in said and "different points, fewer than half of the 1024" in said
+    assert said.rstrip().endswith("worth a look: 7 degenerate shapes")  # the others have few points
 
 
 def test_leaks_are_found(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,7 +144,7 @@ def test_leaks_are_found(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     again = objects.select([*range(25), 3])
     replace(again, split=split.to(torch.uint8)).write(here / "leaky.npz")
     before = call("check sound.npz --leaks", capsys)
-    assert "no problems found" in before
+    assert "nothing is missing or damaged" in before
     assert "error: leaky.npz: 1 problem found" in call("check leaky.npz --leaks", capsys, 2)
     cli.main(["data", "check", "leaky.npz", "--leaks"])
     assert "problem: 1 test shapes are training shapes as well" in capsys.readouterr().out

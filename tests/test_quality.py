@@ -123,7 +123,7 @@ def test_a_set_of_one_shape_and_repeated_points(boxes: Tensor) -> None:
         (torch.full((50, 3), 1e6), "all 50 points are at one place"),
         (torch.cat([torch.zeros(20_000, 3), torch.ones(1, 3)]), "nearly all of the 20001 points are at one place"),
         (torch.linspace(0, 1, 50)[:, None] * torch.tensor([1.0, 2.0, 3.0]), "on a line"),
-        (torch.rand(10, 3).repeat(5, 1), "only 10 of 50 points are different"),
+        (torch.rand(10, 3).repeat(5, 1), "holds 10 different points, fewer than half of the 50 that were asked for"),
         (torch.rand(50, 3) * torch.tensor([1.0, 1.0, 0.0]), "in a plane"),
     ],
 )

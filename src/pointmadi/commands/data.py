@@ -129,18 +129,24 @@ def run_check(config: Check) -> None:
         packed = Path(config.root)
         clouds = None if _is_rooms(packed) else _stored(config.root, config.num_points)
         print("\n".join(_of_set(clouds) if clouds else _of_rooms(Rooms.open(packed))))
-    if config.leaks and clouds is not None:
-        from pointmadi.data.quality import report
+    notes: list[str] = []
+    if clouds is not None:
+        from pointmadi.data.quality import Quality, degenerate, report
 
-        found = report(clouds)
-        print("\n".join(found.lines()))
-        if found.leaks:
+        found = report(clouds) if config.leaks else None
+        defects = found.defects if found else degenerate(clouds.xyz(), clouds.names)
+        print("\n".join(found.lines() if found else Quality.tell(defects)))
+        if defects:
+            notes.append(f"{len(defects)} degenerate shapes")
+        if found and found.pairs:
+            notes.append(f"{len(found.pairs)} pairs of shapes that are the same, or nearly so")
+        if found and found.leaks:
             problems.append(f"{len({pair.b for pair in found.leaks})} test shapes are training shapes as well")
     for problem in problems[:SHOWN]:
         print(f"problem: {problem}")
     if problems:
         raise ValueError(f"{config.root}: {len(problems)} problem{'s' if len(problems) > 1 else ''} found")
-    print("no problems found")
+    print("nothing is missing or damaged" + (f"; worth a look: {', '.join(notes)}" if notes else ""))
 
 
 def _read(listing: Listing, reading: Reading, problems: list[str], progress: Progress) -> Clouds | None:

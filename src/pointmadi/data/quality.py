@@ -106,8 +106,13 @@ class Quality:
             tests = len({pair.b for pair in self.leaks})
             yield f"{tests} test shapes are also training shapes"
             yield from _some([f"{p.b} (test) = {p.a} (train, distance {p.distance:.2f})" for p in self.leaks])
-        yield f"{len(self.defects)} degenerate shapes"
-        yield from _some([f"{d.name}: {d.reason}" for d in self.defects])
+        yield from self.tell(self.defects)
+
+    @staticmethod
+    def tell(defects: Sequence[Defect]) -> Iterator[str]:
+        """Say which shapes are hardly any."""
+        yield f"{len(defects)} degenerate shapes"
+        yield from _some([f"{defect.name}: {defect.reason}" for defect in defects])
 
 
 def report(clouds: Clouds, rules: Rules = Rules()) -> Quality:
@@ -194,7 +199,7 @@ def _defect(points: Tensor) -> str:
         return "all points lie on a line"
     distinct = len(points.unique(dim=0))
     if 2 * distinct < num_points:
-        return f"only {distinct} of {num_points} points are different"
+        return f"holds {distinct} different points, fewer than half of the {num_points} that were asked for"
     return "all points lie in a plane" if spread[2] < THIN / 10 else ""
 
 
