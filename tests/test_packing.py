@@ -232,6 +232,8 @@ def test_damaged_indices_are_refused(listing: Listing, tmp_path: Path, change: d
     index.write_text(json.dumps(json.loads(index.read_text()) | change))
     with pytest.raises(ValueError, match=message):
         Shards.open(tmp_path / "set")
+    with pytest.raises(ValueError, match=message):  # it is not taken for a folder of files
+        open_source(tmp_path / "set", 32)
     index.write_text("{")
     with pytest.raises(ValueError, match="no JSON"):
         Shards.open(tmp_path / "set")

@@ -168,6 +168,8 @@ def test_what_cannot_be_probed_is_one_line() -> None:
         probing.probe(x, y, x / 0, y)
     with pytest.raises(ValueError, match="at least 2 classes"):
         probing.probe(x[:5], y[:5], x, y)
+    with pytest.raises(ValueError, match="2 training shapes, one a class"):
+        probing.probe(x[[0, 5]], y[[0, 5]], x, y)
 
 
 def test_the_validation_split_is_stratified_and_fixed_by_its_seed() -> None:

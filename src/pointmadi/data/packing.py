@@ -17,7 +17,7 @@ import torch
 from pointmadi.data.clouds import Clouds, write_atomically
 from pointmadi.data.formats import Raw, Reading, channels, orient, resample
 from pointmadi.data.listing import Entry, Listing
-from pointmadi.data.shards import INDEX, SHARDS, VERSION, Array, Column, is_set, map_array, read_index
+from pointmadi.data.shards import INDEX, SHARDS, VERSION, Array, Column, map_array, read_index
 from pointmadi.data.workers import cores, run_all
 
 READERS = 2  # of how files are turned into arrays: what other versions packed is packed again
@@ -219,7 +219,10 @@ def _find_rows(
 
 def _is_current(folder: Path, listing: Listing) -> bool:
     """Say whether the index describes this listing; its shards are known to."""
-    return is_set(folder) and read_index(folder).get("listing") == _describe(listing)
+    try:
+        return bool(read_index(folder).get("listing") == _describe(listing))
+    except (ValueError, OSError):  # there is none, or it is damaged: it is made again
+        return False
 
 
 def _describe(listing: Listing) -> str:

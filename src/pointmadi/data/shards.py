@@ -69,11 +69,8 @@ class Store:
 
 
 def is_set(folder: str | Path) -> bool:
-    """Say whether a folder is a packed set."""
-    try:
-        return bool(read_index(Path(folder)))
-    except (ValueError, OSError):
-        return False
+    """Say whether a folder is a packed set, be it damaged or of another version."""
+    return (Path(folder) / INDEX).is_file() and (Path(folder) / SHARDS).is_dir()
 
 
 def read_index(folder: Path) -> dict[str, Any]:

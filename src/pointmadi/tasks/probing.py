@@ -135,6 +135,8 @@ def probe(
     if len(train_y.unique()) < 2:
         raise ValueError("a probe needs training shapes of at least 2 classes")
     held = validation_split(train_y, VALIDATION, seed)
+    if not bool(held.any()):
+        raise ValueError(f"{len(train_y)} training shapes, one a class, leave none to choose C and k on; give more")
     inner = _standardized(train_x[~held], train_x[held])
     outer = _standardized(train_x, test_x)
     num_classes = int(torch.cat([train_y, test_y]).max()) + 1
