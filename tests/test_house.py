@@ -61,7 +61,7 @@ def test_files_are_small(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
-@pytest.mark.parametrize(("rooms", "most"), [(("ops", "nn", "models", "objectives"), 2500), ((), 15_000)])
+@pytest.mark.parametrize(("rooms", "most"), [(("ops", "nn", "models", "objectives"), 2500), ((), 16_000)])
 def test_the_method_and_the_library_are_small(rooms: tuple[str, ...], most: int) -> None:
     chosen = [path for path in SOURCES if not rooms or path.relative_to(ROOT / "src" / "pointmadi").parts[0] in rooms]
     assert len(chosen) > 10 and sum(len(path.read_text(encoding="utf-8").splitlines()) for path in chosen) < most

@@ -16,6 +16,7 @@ COMMANDS = {
     "pretrain": "pre-train an encoder on your shapes, or on built-in ones",
     "probe": "measure what an encoder is worth: linear SVM, logistic regression, k-NN",
     "finetune": "fine-tune an encoder on a labelled set: classes of shapes, or parts of their points",
+    "scenes": "fine-tune an encoder to tell the class of every point of rooms",
     "fewshot": "learn a few classes from a few shapes of each, over folds",
     "bench": "run a list of fine-tunings, few-shot episodes and probes side by side, into one table",
     "rebuild": "rebuild a cloud by reverse diffusion",

@@ -16,6 +16,7 @@ from pointmadi.data.clouds import write_atomically
 
 RESULTS = "results.json"
 BESIDE = ("epoch", "voted_std", "voted_best")  # written to files, no columns of a table
+EACH = "iou_"  # what scores of single classes begin with; no columns either
 RECIPE = ("labels", "method", "epochs", "points", "augmentation", "selection")
 COLUMNS = ("task", "data", "checkpoint", *RECIPE, "runs")
 FACTS = ("machine", "about")  # last columns of files, last lines of what is printed
@@ -48,7 +49,8 @@ class Result:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the scores."""
-        return tuple(dict.fromkeys(name for own in self.scores.values() for name in own if name not in BESIDE))
+        names = dict.fromkeys(name for own in self.scores.values() for name in own)
+        return tuple(name for name in names if name not in BESIDE and not name.startswith(EACH))
 
     def of(self, metric: str) -> list[float]:
         """Return one score of all seeds or folds."""

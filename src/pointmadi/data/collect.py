@@ -13,6 +13,7 @@ from pointmadi.data.clouds import Clouds
 from pointmadi.data.formats import SUFFIXES, Reading
 from pointmadi.data.listing import Entry, Listing
 from pointmadi.data.packing import Packed, Progress, pack
+from pointmadi.data.rooms import Rooms
 from pointmadi.data.shards import Shards
 
 IN_MEMORY = 16 * 2**30  # bytes of shapes beyond which a set stays on disk
@@ -115,6 +116,14 @@ def collect(
             listed = Path(mkdtemp(prefix="pointmadi-")) / scan.listing.name
             shutil.copy(scan.listing, listed)
         return Scan(Shards.open(place).load(), scan.unreadable, listed)
+
+
+def collect_rooms(
+    listing: Listing, reading: Reading, skip_bad: bool = False, progress: Progress | None = None
+) -> Rooms:
+    """Pack rooms into the cache, or find them there; only new and changed ones are read."""
+    kept = cache_folder() / "rooms" / _key(listing, reading)
+    return Rooms.open(pack(listing, kept, reading, skip_bad=skip_bad, progress=progress).folder)
 
 
 def _open(packed: Packed) -> Scan:

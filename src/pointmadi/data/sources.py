@@ -16,11 +16,12 @@ from pointmadi.data import synthetic
 from pointmadi.data.augment import AugmentConfig
 from pointmadi.data.batches import Batches
 from pointmadi.data.clouds import Clouds
-from pointmadi.data.collect import Labels, cache_folder, collect, keep, list_folder
+from pointmadi.data.collect import Labels, cache_folder, collect, collect_rooms, keep, list_folder
 from pointmadi.data.formats import SUFFIXES, Reading, Up, channels, read_cloud
 from pointmadi.data.layouts import LAYOUTS, detect
 from pointmadi.data.listing import Listing
 from pointmadi.data.packing import Progress
+from pointmadi.data.rooms import Rooms
 from pointmadi.data.shards import Shards, is_set
 from pointmadi.data.synthetic.procedural import ProceduralBatches, corpus
 
@@ -30,6 +31,7 @@ KINDS = (
 )
 FOLDER = "folder"  # the layout of a folder that has none
 OBJECTS = 600  # shapes of `objects` without a count
+ROOMS = 24  # rooms of `rooms` without a count
 
 Split = Literal["train", "test", "all"]
 
@@ -182,6 +184,39 @@ def list_source(spec: str, labels: Labels = "none") -> Listing:
         told = f"{root} is read as {layout.title}; folder:{root} reads its files as they are"
         warnings.warn(told, stacklevel=4)
     return listing
+
+
+def open_rooms(
+    spec: str, features: Sequence[str] = (), seed: int = 0, skip_bad: bool = False, progress: Progress | None = None
+) -> Rooms:
+    """Open rooms of any size, which stay on disk.
+
+    Args:
+        spec: `rooms` or `rooms:24` (synthetic), a folder that `data pack` made of rooms, or a published set of rooms.
+        features: channels to keep beside coordinates, such as rgb; a packed set has to have been packed with them.
+        seed: of synthetic rooms.
+        skip_bad: leave unreadable rooms out instead of stopping.
+        progress: called with (rooms done, rooms to do) while they are read.
+
+    Raises:
+        ValueError, OSError: there are no such rooms, or they lack what was asked for.
+    """
+    name, path = _named(spec)
+    if made := re.fullmatch(r"rooms(?::(\d+))?", spec):
+        from pointmadi.data.synthetic.rooms import list_rooms
+
+        listing = list_rooms(int(made[1] or ROOMS), seed)
+    elif not name and is_set(path):
+        rooms = Rooms.open(path)
+        missing = [channel for channel in channels(features) if channel not in rooms.feature_names]
+        if missing:
+            raise ValueError(f"{spec} was packed without {', '.join(missing)}; pack it again with --features")
+        return rooms
+    else:
+        listing = list_source(spec)
+    if not listing.rooms:
+        raise ValueError(f"{spec} holds shapes, not rooms; sources of rooms are rooms:24, packed and published ones")
+    return collect_rooms(listing, Reading(1, tuple(features)), skip_bad, progress)
 
 
 def is_folder(spec: str | Path) -> bool:
